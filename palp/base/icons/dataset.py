@@ -1,0 +1,60 @@
+"""Render the training set of the embedded base once, as latents with their captions' scenes and foregrounds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from palp.base.icons.codec import LATENT_SIDE
+from palp.base.icons.grammar import Scene, random_scene
+from palp.base.icons.places import SIZE
+from palp.base.icons.render import Layout, foreground, render
+
+CHUNK = 1000  # pictures in one file: the unit of resuming and of sharing work between processes
+
+
+@dataclass(frozen=True)
+class Example:
+    """A rendered scene: picture `[128, 128, 3]` and the share of foreground in every latent cell `[8, 8]`."""
+
+    scene: Scene
+    picture: NDArray[np.uint8]
+    cover: NDArray[np.float32]
+
+
+def render_example(seed: int, simple: float = 0.3, held_out: bool = False) -> Example:
+    """Draw one example; the same seed gives the same example."""
+    rng = np.random.default_rng(seed)
+    scene = random_scene(rng, simple=simple, held_out=held_out)
+    layout = Layout.random(rng, scene.companion is not None)
+    cell = SIZE // LATENT_SIDE
+    mask = foreground(layout, scene.companion is not None)
+    cover = mask.reshape(LATENT_SIDE, cell, LATENT_SIDE, cell).mean(axis=(1, 3))
+    return Example(scene, render(scene, rng, layout), cover)
+
+
+def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """`[n, 128, 128, 3]` bytes to `[n, 3, 128, 128]` floats in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def render_chunk(folder: Path, index: int, simple: float) -> Path:
+    """Render pictures `index * CHUNK …` into one compressed file, unless it is there already."""
+    path = folder / f"pictures-{index:05d}.npz"
+    if path.exists():
+        return path
+    examples = [render_example(index * CHUNK + i, simple) for i in range(CHUNK)]
+    partial = path.with_suffix(".tmp.npz")
+    np.savez(
+        partial,
+        pictures=np.stack([example.picture for example in examples]),
+        cover=np.stack([example.cover for example in examples]).astype(np.float16),
+        scenes=np.array(json.dumps([asdict(example.scene) for example in examples])),
+    )
+    partial.replace(path)
+    return path
