@@ -1,0 +1,149 @@
+"""Training the embedded base's denoiser and text encoder on cached latents."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from palp.atomic import atomic_write
+from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
+from palp.base.icons.codec import CHANNELS, LATENT_SIDE
+from palp.base.schedule import NoiseSchedule
+from palp.errors import NonFiniteLossError
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """How the denoiser is trained."""
+
+    pictures: int = 400_000  # seen in all
+    batch: int = 64  # pictures a step
+    learning_rate: float = 8e-4  # peak, AdamW
+    warmup: int = 20_000  # pictures until the peak
+    decay: float = 0.35  # share of the training, at its end, in which the rate falls to nothing
+    drop_caption: float = 0.1  # probability of training without the caption
+    foreground: float = 2.0  # extra weight of cells that the subject covers
+    min_snr: float = 5.0  # gamma of min-SNR weighting
+    ema_pictures: float = 40_000  # horizon of the weights' moving average, at most a tenth of what was seen
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Cached latents `[n, 64, 8, 8]`, foreground shares `[n, 8, 8]`, token ids `[n, paraphrases, 32]`, no caption `[32]`."""
+
+    latents: Tensor
+    cover: Tensor
+    tokens: Tensor
+    no_caption: Tensor
+
+
+def denoising_loss(
+    model: nn.Module,
+    schedule: NoiseSchedule,
+    x0: Float[Tensor, "batch c h w"],
+    noise: Float[Tensor, "batch c h w"],
+    t: Int[Tensor, " batch"],
+    hidden: Float[Tensor, "batch tokens dim"],
+    weight: Float[Tensor, "batch h w"],
+    gamma: float,
+) -> Float[Tensor, " batch"]:
+    """Min-SNR weighted v-prediction error, cell by cell weighted: one number a picture."""
+    output = model(schedule.add_noise(x0, noise, t), t, hidden).sample.float()
+    error = ((output - schedule.target(x0, noise, t)) ** 2).mean(dim=1)
+    return (error * weight).mean(dim=(1, 2)) * schedule.min_snr_weight(t, gamma)
+
+
+class DenoiserTraining:
+    """Denoiser and text encoder in training, with moving averages; everything resumes from one file."""
+
+    def __init__(self, tokenizer: object, data: LatentSet, settings: DenoiserSettings, device: torch.device) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.data, self.device = settings, data, device
+        self.model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})  # type: ignore[arg-type]
+        self.model.to(device=device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.schedule = NoiseSchedule.from_config(build_scheduler().config, device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.step = 0
+
+    @property
+    def seen(self) -> int:
+        """Pictures trained on so far."""
+        return self.step * self.settings.batch
+
+    def run(self) -> Iterator[float]:
+        """Train to the end, yielding each step's mean loss."""
+        while self.seen < self.settings.pictures:
+            yield self._step()
+
+    def _step(self) -> float:
+        cfg, n = self.settings, self.settings.batch
+        rng = np.random.default_rng((cfg.seed, self.step))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        index = torch.from_numpy(rng.integers(0, len(self.data.latents), n))
+        tokens = self.data.tokens[index, torch.from_numpy(rng.integers(0, self.data.tokens.shape[1], n))].long()
+        tokens[torch.from_numpy(rng.random(n) < cfg.drop_caption)] = self.data.no_caption.long()
+        x0 = self.data.latents[index].float().to(self.device).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(n, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator).to(x0)
+        t = torch.randint(0, len(self.schedule.alphas_cumprod), (n,), generator=generator).to(self.device)
+        weight = 1 + cfg.foreground * self.data.cover[index].float().to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden = self.model["text_encoder"](tokens.to(self.device)).last_hidden_state
+            loss = denoising_loss(
+                self.model["unet"], self.schedule, x0, noise, t, hidden, weight / weight.mean(), cfg.min_snr
+            ).mean()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.step}: lower the learning rate")
+        self._update(loss)
+        return float(loss.detach())
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.rate(self.seen)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        horizon = min(self.settings.ema_pictures, 0.1 * self.seen) / self.settings.batch
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 / max(horizon, 1))
+
+    def rate(self, seen: int) -> float:
+        """Share of the peak learning rate after `seen` pictures: warm-up, plateau, linear decay."""
+        left = (self.settings.pictures - seen) / (self.settings.decay * self.settings.pictures)
+        return max(min(1.0, (seen + 1) / self.settings.warmup, left), 0.0)
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs as one safetensors file."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        with atomic_write(path) as partial:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"step": json.dumps(self.step)})
+
+    def load(self, path: Path) -> None:
+        """Continue from a file that `save` wrote."""
+        with safe_open(path, "pt", device=str(self.device)) as file:
+            self.step = json.loads(file.metadata()["step"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        self.average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".")
+                state.setdefault(int(i), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
