@@ -1,4 +1,4 @@
-"""The `palp-hyper` command: the commands of `palp.cli`, to which the hypernetwork will add its own `train`."""
+"""The `palp-hyper` command: the commands of `palp.cli`, to which the hypernetwork will add its `train`."""
 
 from palp.cli import app
 

@@ -6,51 +6,50 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias, Union
 
 from palp.errors import OutputError
 
-__all__ = ["Json", "atomic_write", "write_json"]
-
-Json: TypeAlias = Union[None, bool, int, float, str, Sequence["Json"], Mapping[str, "Json"]]
+__all__ = ["atomic_write", "disk_is_full", "full_disk_sentence", "write_json"]
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """A path to write to, beside `path`; when the block ends it is flushed to disk and takes the place of `path`.
+    """A path to write to, beside `path`; when the block ends it is flushed to disk and replaces `path`.
 
-    The path given ends like `path`, since some writers choose the format by the suffix. If the block fails, `path`
-    stays as it was and nothing is left over. Missing folders on the way to `path` are made.
+    The path given ends like `path`, since some writers choose the format by the suffix. If the block fails,
+    `path` stays as it was and nothing is left over. Missing folders on the way to `path` are made.
 
     Raises: OutputError when the disk is full, or when the folder may not be written to.
     """
     target = Path(path)
     temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
+    with _one_sentence(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # by the user's umask; safetensors would leave 0600
     try:
-        with _one_sentence(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch(exist_ok=False)
-            mode = temporary.stat().st_mode  # the user's umask; safetensors would leave 0600
-        try:
-            yield temporary
-        except Exception as error:
-            if disk_is_full(error):
-                raise OutputError(full_disk_sentence(target)) from error
-            raise
+        yield temporary
         with _one_sentence(target):
             temporary.chmod(mode)
             _flush(temporary)
             os.replace(temporary, target)
             _flush(target.parent)
+    except Exception as error:
+        if disk_is_full(error):
+            raise OutputError(full_disk_sentence(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, value: Json) -> None:
-    """Write `value` to `path` as indented JSON, atomically. Raises ValueError for nan and infinity: JSON has none."""
+def write_json(path: Path | str, value: object) -> None:
+    """Write `value` to `path` as indented JSON, atomically.
+
+    Raises: OutputError as `atomic_write` does; ValueError for nan and infinity, which JSON does not have.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -75,7 +74,8 @@ def _one_sentence(target: Path) -> Iterator[None]:
     except OSError as error:
         if disk_is_full(error):
             raise OutputError(full_disk_sentence(target)) from error
-        raise OutputError(f"cannot write {target} ({error.strerror}): choose a place you may write to") from error
+        sentence = f"cannot write {target} ({error.strerror}): choose a place that you may write to"
+        raise OutputError(sentence) from error
 
 
 def _flush(path: Path) -> None:

@@ -60,7 +60,7 @@ class NonFiniteLossError(PalpError):
     """A loss became nan or infinite: in which training step (from 0), in which slot of the bank."""
 
     def __init__(self, step: int, slot: int) -> None:
-        super().__init__(step, slot)  # as the arguments, so that the error survives pickling between processes
+        super().__init__(step, slot)  # not the sentence: unpickling builds the error again from these
         self.step = step
         self.slot = slot
 

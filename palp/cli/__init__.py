@@ -4,8 +4,8 @@ To add a command, write its function in `palp/cli/<command>.py` and register it 
 
     # palp/cli/train.py
     def train(subject: Annotated[Path, typer.Argument(help="A folder of pictures.")], …) -> None:
-        \"\"\"Learn a subject for one prompt.\"\"\"      # the line that --help shows
-        from palp.base import load_base            # torch and diffusers are imported inside, so --help is quick
+        '''Learn a subject for one prompt.'''  # the line that --help shows
+        from palp.base import load_base  # torch and diffusers are imported inside, so that --help is quick
 
     # palp/cli/__init__.py
     from palp.cli.train import train
