@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with the locked packages and this project in it, and see that the emoji font is there.
-# Does nothing when that has been done for this lock file, in this folder.
+# Each step is done once for its input: this folder, requirements.lock, pyproject.toml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -45,9 +45,14 @@ make_environment() {
         }
     fi
     "$python" -m venv --clear .venv
+}
+
+install_packages() {
     say "installing the packages of requirements.lock into .venv; the first time this takes some minutes"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-    # setuptools is in the lock: nothing more to fetch
+}
+
+install_project() { # setuptools is in the lock, so nothing more is fetched
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 }
 
@@ -55,18 +60,24 @@ has_font() {
     local folder
     [ -f "${PALP_EMOJI_FONT:-}" ] && return
     for folder in /usr/share/fonts/truetype/noto /usr/share/fonts/noto /usr/share/fonts/google-noto-emoji \
-        "$HOME/.local/share/fonts"; do
+        "${HOME:-}/.local/share/fonts"; do
         [ -f "$folder/NotoColorEmoji.ttf" ] && return
     done
     return 1
 }
 
-# The folder counts too: a virtual environment that was moved or copied runs the old place's files.
-stamp=.venv/.ready-$({ pwd; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-16)
-
-if [ ! -f "$stamp" ]; then
-    make_environment
+# Run step $1 unless it was done for this input, $2; making .venv anew removes the stamps.
+once() {
+    local stamp
+    stamp=.venv/.$1-$(cksum <<<"$2" | tr ' ' -)
+    [ -f "$stamp" ] && return
+    "$1"
     touch "$stamp"
-fi
+}
+
+is_new_enough .venv/bin/python || rm -rf .venv
+once make_environment "$PWD" # a virtual environment that was moved or copied runs the old place's files
+once install_packages "$(<requirements.lock)"
+once install_project "$(<pyproject.toml)"
 has_font || apt_install fonts-noto-color-emoji ||
     say "no NotoColorEmoji.ttf was found: install Noto Color Emoji, or set PALP_EMOJI_FONT to the file's path."
