@@ -71,6 +71,7 @@ once() {
     local stamp
     stamp=.venv/.$1-$(cksum <<<"$2" | tr ' ' -)
     [ -f "$stamp" ] && return
+    rm -f .venv/."$1"-*
     "$1"
     touch "$stamp"
 }
