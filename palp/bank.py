@@ -214,7 +214,7 @@ def _delta(
 ) -> Float[Tensor, "batch *tokens out"]:
     """scale · B[slot] (A[slot] x): a gather of the small matrices, then one product a run of equal slots."""
     if routing.slots is not None:
-        down, up = down[routing.slots], up[routing.slots]
+        down, up = down.index_select(0, routing.slots), up.index_select(0, routing.slots)
     runs = len(down)
     inner = torch.bmm(x.reshape(runs, -1, x.shape[-1]), down.to(x.dtype).mT)
     inner = (inner.view(routing.batch, -1, inner.shape[-1]) * routing.scale).view_as(inner).to(x.dtype)
