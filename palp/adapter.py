@@ -1,7 +1,7 @@
 """The adapter: what training makes, what the hypernetwork predicts, what serving composes.
 
-A LoRA pair for every site of a base, and the learned words. For a site with frozen weight W, y = (W + ΔW) x with
-ΔW = alpha / rank · B A.
+A LoRA pair for every site of a base, and the learned words. For a site with frozen weight W,
+y = (W + ΔW) x with ΔW = alpha / rank · B A.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -32,7 +31,8 @@ def check_placeholder(word: str) -> str:
     """
     if not PLACEHOLDER.fullmatch(word):
         raise InputError(
-            f"{word!r} cannot be a placeholder: use up to 64 letters, digits, '-' or '_' in square brackets, such as [V]"
+            f"{word!r} cannot be a placeholder: use up to 64 letters, digits, '-' or '_' "
+            "in square brackets, such as [V]"
         )
     return word
 
@@ -66,11 +66,12 @@ class AdapterSpec:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 < self.alpha < float("inf"):
-            raise InputError(f"an adapter of rank {self.rank} and alpha {self.alpha} cannot be: both must be above zero")
+            raise InputError(f"rank {self.rank} and alpha {self.alpha} were given: both must be above zero")
         if self.dtype not in ("float32", "float16", "bfloat16"):
             raise InputError(f"adapters are float32, float16 or bfloat16, not {self.dtype!r}")
         if len({site.name for site in self.sites}) < len(self.sites) or not self.sites:
-            raise InputError(f"an adapter needs sites, each named once, not {[site.name for site in self.sites]}")
+            names = [site.name for site in self.sites]
+            raise InputError(f"an adapter needs sites, each named once, not {names}")
 
     @property
     def scale(self) -> float:
@@ -85,22 +86,23 @@ class AdapterSpec:
         return dtype
 
     def check(self, other: AdapterSpec) -> None:
-        """Raise AdapterMismatchError, naming both sides, unless both fit one bank (all but dtype is equal)."""
+        """Raise AdapterMismatchError, naming both sides, unless all but dtype is equal."""
         for name in ("base", "rank", "alpha"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise AdapterMismatchError(
-                    f"an adapter with {name} {theirs} was given where {name} {mine} is needed: use adapters of one recipe"
+                    f"an adapter with {name} {theirs} was given where {name} {mine} is needed: "
+                    "use adapters of one recipe"
                 )
         _check_sites(set(self.sites), set(other.sites))
 
 
 def _check_sites(needed: set[Site], given: set[Site]) -> None:
     if odd := sorted(needed ^ given, key=lambda site: site.name):
-        side = "the adapter" if odd[0] in given else "the base side"
+        side = "is given" if odd[0] in given else "is needed"
         raise AdapterMismatchError(
-            f"the adapter has {len(given)} sites where {len(needed)} are needed, and {len(odd)} of them differ, "
-            f"first {odd[0].name} ({odd[0].out_features} from {odd[0].in_features} features), which only {side} has"
+            f"an adapter with {len(given)} sites was given where {len(needed)} are needed, and they differ: "
+            f"only on one side, {odd[0]} {side}"
         )
 
 
@@ -128,15 +130,16 @@ class Adapter:
     def __post_init__(self) -> None:
         for word, encoders in self.placeholders.items():
             check_placeholder(word)
-            if odd := [name for name in encoders if not TEXT_ENCODER.fullmatch(name)] or not encoders:
-                raise InputError(f"{word} has embeddings for {odd or 'no encoder'}, not for text_encoder, text_encoder_2, …")
+            if not encoders or not all(TEXT_ENCODER.fullmatch(name) for name in encoders):
+                raise InputError(f"{word} is for {sorted(encoders)}, not for text_encoder, text_encoder_2, …")
         for name, tensors in (("down", self.down), ("up", self.up)):
             if odd := sorted(tensors.keys() ^ {site.name for site in self.spec.sites}):
-                raise AdapterMismatchError(f"the sites of `{name}` are not those of the spec: {odd[0]} is in one of them only")
+                raise AdapterMismatchError(f"`{name}` and the spec differ: {odd[0]} is in one of them only")
         for site in self.spec.sites:
-            got = tuple(self.down[site.name].shape), tuple(self.up[site.name].shape)
-            if got != (needed := ((self.spec.rank, site.in_features), (site.out_features, self.spec.rank))):
-                raise AdapterMismatchError(f"the shapes of A and B at {site.name} are {got[0]} and {got[1]}, not {needed}")
+            got = [tuple(self.down[site.name].shape), tuple(self.up[site.name].shape)]
+            needed = [(self.spec.rank, site.in_features), (site.out_features, self.spec.rank)]
+            if got != needed:
+                raise AdapterMismatchError(f"A and B at {site.name} have shapes {got}, not {needed}")
 
     def delta_weight(self, site: str) -> Float[Tensor, "out in"]:
         """ΔW = alpha / rank · B A of a site, float32, differentiable."""
@@ -169,7 +172,9 @@ class Adapter:
         """
         rank = self.spec.rank + other.spec.rank
         if self.spec.base != other.spec.base:
-            raise AdapterMismatchError(f"an adapter for {other.spec.base} cannot be added to one for {self.spec.base}")
+            raise AdapterMismatchError(
+                f"an adapter for {other.spec.base} cannot be added to one for {self.spec.base}"
+            )
         _check_sites(set(self.spec.sites), set(other.spec.sites))
         left, right = scale_self * self.spec.scale, scale_other * other.spec.scale
         return Adapter(
@@ -189,12 +194,15 @@ class Adapter:
         """
         if self.spec.base != base:
             raise AdapterMismatchError(
-                f"the adapter was made for {self.spec.base}, and the base at hand is {base}: load the adapter's own base"
+                f"the adapter was made for {self.spec.base}, and the base at hand is {base}: "
+                "load the adapter's own base"
             )
         there = {site.name: site for site in sites}
         for site in self.spec.sites:
             if there.get(site.name) != site:
-                raise AdapterMismatchError(f"the adapter changes {site}, and the base at hand has {there.get(site.name)}")
+                raise AdapterMismatchError(
+                    f"the adapter changes {site}, and the base at hand has {there.get(site.name)} there"
+                )
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically, which plain diffusers reads with `load_lora_weights`.
@@ -208,18 +216,29 @@ class Adapter:
         write(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> Adapter:
         """Read a file of `save`; only safetensors are read, on the CPU.
 
         Raises:
-            AdapterFileError: missing, another format, damaged, of a later version, or with values that are not finite.
+            AdapterFileError: missing, another format, damaged, another version, or values that are not
+                finite.
         """
         from palp.adapter_file import read
 
         return cls(*read(Path(path)))
 
     def export_embeddings(self, folder: str | Path) -> dict[str, Path]:
-        """Write one safetensors file a placeholder, for diffusers' `load_textual_inversion`; see `adapter_file`."""
+        """Write one safetensors file a placeholder, for diffusers' `load_textual_inversion`.
+
+        With one text encoder the key is the word, and `load_textual_inversion(file)` is enough. With two
+        (SDXL) the keys are clip_l and clip_g, and each is loaded with its own encoder and tokenizer.
+
+        Returns:
+            The file of each word: [V] is in `folder/V.safetensors`.
+
+        Raises:
+            OutputError: a file could not be written.
+        """
         from palp.adapter_file import export
 
         return export(self.placeholders, Path(folder))

@@ -3,8 +3,8 @@
     unet.<site>.lora_A.weight  [rank in]        unet.<site>.lora_B.weight  [out rank]
     lora_placeholder.[V].te    [vectors dim]    lora_placeholder.[V].te_2  (a second text encoder, SDXL)
 
-diffusers wants "lora" in every key, and reads those that start with "unet." or "text_encoder."; it passes over the
-placeholders. alpha is in the header entry `lora_adapter_metadata`, where diffusers (0.34 and later) looks for it.
+diffusers wants "lora" in every key, and reads those that start with "unet." or "text_encoder."; it passes
+over the placeholders. alpha is in the header entry `lora_adapter_metadata`, where diffusers looks for it.
 """
 
 from __future__ import annotations
@@ -92,14 +92,17 @@ def read(path: Path) -> Parts:
     _check_shapes(spec, tensors, path)
     for key, tensor in tensors.items():
         if tensor.dtype != spec.torch_dtype:
-            raise AdapterFileError(f"{path} is damaged: {key} is {tensor.dtype}, and its header says {spec.dtype}")
+            raise AdapterFileError(
+                f"{path} is damaged: {key} is {tensor.dtype}, its header says {spec.dtype}"
+            )
     _check_finite(tensors, path)
     down = {site.name: tensors[f"unet.{site.name}.lora_A.weight"] for site in spec.sites}
     up = {site.name: tensors[f"unet.{site.name}.lora_B.weight"] for site in spec.sites}
     placeholders: Placeholders = {}
     for key, found in words.items():
         placeholders.setdefault(found[1], {})[TEXT_ENCODER + found[2]] = tensors[key]
-    metadata = {key.removeprefix(OWN_ENTRY): text for key, text in header.items() if key.startswith(OWN_ENTRY)}
+    own = (key for key in header if key.startswith(OWN_ENTRY))
+    metadata = {key.removeprefix(OWN_ENTRY): header[key] for key in own}
     return spec, down, up, placeholders, metadata
 
 
@@ -111,8 +114,9 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         if path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-            raise AdapterFileError(f"{path} is a pickle, which could run code: only safetensors files are read") from error
-        raise AdapterFileError(f"{path} is not a safetensors file, or a damaged one ({error}): save it again") from error
+            sentence = f"{path} is a pickle, which could run code: only safetensors files are read"
+            raise AdapterFileError(sentence) from error
+        raise AdapterFileError(f"{path} is not a whole safetensors file ({error}): save it again") from error
 
 
 def _spec(header: Mapping[str, str], path: Path) -> AdapterSpec:
@@ -120,11 +124,17 @@ def _spec(header: Mapping[str, str], path: Path) -> AdapterSpec:
     if version is None:
         raise AdapterFileError(f"{path} was not written by palp: its header has no palp.version")
     if version != str(FORMAT_VERSION):
-        raise AdapterFileError(f"{path} has format version {version}, and only {FORMAT_VERSION} can be read: update palp")
+        raise AdapterFileError(
+            f"{path} has format version {version}, and only {FORMAT_VERSION} can be read: update palp-hyper"
+        )
     try:
         fields = json.loads(header["palp.spec"])
-        sites = tuple(Site(str(site["name"]), int(site["in_features"]), int(site["out_features"])) for site in fields["sites"])
-        spec = AdapterSpec(str(fields["base"]), sites, int(fields["rank"]), float(fields["alpha"]), str(fields["dtype"]))
+        sites = tuple(
+            Site(str(site["name"]), int(site["in_features"]), int(site["out_features"]))
+            for site in fields["sites"]
+        )
+        numbers = int(fields["rank"]), float(fields["alpha"])
+        spec = AdapterSpec(str(fields["base"]), sites, *numbers, dtype=str(fields["dtype"]))
     except (KeyError, TypeError, ValueError, PalpError) as error:
         raise AdapterFileError(f"{path} has a damaged header (palp.spec: {error}): save it again") from error
     if odd := [site.name for site in sites if not SITE_NAME.fullmatch(site.name)]:
@@ -140,34 +150,27 @@ def _check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], path: Path) 
     for key, tensor in tensors.items():
         needed = shapes.get(key)
         if needed is None and (tensor.ndim != 2 or 0 in tensor.shape):
-            raise AdapterFileError(f"{path} is damaged: {key} has shape {tuple(tensor.shape)}, not (vectors, dim)")
+            raise AdapterFileError(f"{path} is damaged: {key} is {tuple(tensor.shape)}, not (vectors, dim)")
         if needed is not None and tensor.shape != needed:
-            raise AdapterFileError(f"{path} is damaged: {key} has shape {tuple(tensor.shape)}, not {needed}")
+            raise AdapterFileError(f"{path} is damaged: {key} is {tuple(tensor.shape)}, not {needed}")
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise AdapterFileError(f"{path} would hold, or holds, values that are not finite, in {key}: train it again")
+            raise AdapterFileError(
+                f"the adapter {path} has values in {key} that are not finite: train it again"
+            )
 
 
 def export(placeholders: Mapping[str, Mapping[str, Tensor]], folder: Path) -> dict[str, Path]:
-    """Write [V] to `folder/V.safetensors`, for diffusers' `load_textual_inversion`.
-
-    With one text encoder the key is the word, and `load_textual_inversion(file)` is enough. With two (SDXL) the keys
-    are clip_l and clip_g, and each is loaded with its own encoder and tokenizer.
-
-    Returns:
-        The file of each word.
-
-    Raises:
-        OutputError: a file could not be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the words' own files; `Adapter.export_embeddings` says which."""
     files = {word: folder / f"{check_placeholder(word)[1:-1]}.safetensors" for word in placeholders}
     for word, encoders in placeholders.items():
         names = TEXTUAL_INVERSION_KEYS if len(encoders) > 1 else dict.fromkeys(encoders, word)
-        tensors = {names[encoder]: vectors.detach().cpu().contiguous() for encoder, vectors in encoders.items()}
+        tensors = {
+            names[encoder]: vectors.detach().cpu().contiguous() for encoder, vectors in encoders.items()
+        }
         with atomic_write(files[word]) as temporary:
             temporary.write_bytes(serialize(tensors, metadata={"format": "pt"}))
     return files

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,10 +22,9 @@ __all__ = ["AdapterBank"]
 
 @dataclass(frozen=True)
 class _Routing:
-    """A batch cut into runs of `run` samples of one slot each; `slots` has a row a run, None if they are 0, 1, … K-1."""
+    """A batch cut into equal runs of one slot; `slots` has an entry a run, and is None if they are 0, …, K-1."""
 
     batch: int
-    run: int
     slots: Tensor | None
     scale: Float[Tensor, "batch 1 1"] | float  # times alpha / rank
 
@@ -34,12 +34,14 @@ class AdapterBank(nn.Module):
 
     y = W x + scale · alpha / rank · B[slot] A[slot] x
 
-    Batched products in the type of the site's output (that of autocast, or of a half-precision base); the parameters
-    and their gradients stay in the spec's type, so that small updates are not lost. Neighbours in a batch and other
-    slots never enter a sample's arithmetic, not even as 0 · nan. A new bank holds zeros: the bare base.
+    Products are in the type of the site's output (that of autocast, or of a half-precision base); the
+    parameters and their gradients stay in the spec's type, so that small updates are not lost. Neighbours
+    in a batch and other slots never enter a sample's arithmetic, not even as 0 · nan. A new bank holds
+    zeros: the bare base.
 
-    Calls are routed by state on the bank, so one bank serves one thread at a time. With gradient checkpointing the
-    backward pass runs the sites again: call it inside `route`.
+    Calls are routed by state on the bank, so one bank serves one thread at a time. With gradient
+    checkpointing the backward pass runs the sites again: call it inside `route`, or torch raises a
+    CheckpointError.
 
     Args:
         unet: the denoiser; it is neither changed (until `attach`) nor registered as a submodule.
@@ -56,22 +58,28 @@ class AdapterBank(nn.Module):
             raise InputError(f"a bank needs at least one slot, not {slots}")
         self.spec = spec
         self.slots = slots
-        self._layers = {site.name: _layer(unet, site.name) for site in spec.sites}  # a plain dict: no submodules
+        self._layers = {
+            site.name: _layer(unet, site.name) for site in spec.sites
+        }  # a plain dict: no submodules
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._routing: _Routing | None = None
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for site in spec.sites:
             layer = self._layers[site.name]
             if (layer.in_features, layer.out_features) != (site.in_features, site.out_features):
-                raise AdapterMismatchError(f"the adapter changes {site}, and the base at hand has {layer} there")
-            like = {"dtype": spec.torch_dtype, "device": layer.weight.device}
-            self.down[key(site.name)] = nn.Parameter(torch.zeros(slots, spec.rank, site.in_features, **like))
-            self.up[key(site.name)] = nn.Parameter(torch.zeros(slots, site.out_features, spec.rank, **like))
+                raise AdapterMismatchError(
+                    f"the adapter changes {site}, and the base at hand has {layer} there"
+                )
+            zeros = partial(torch.zeros, dtype=spec.torch_dtype, device=layer.weight.device)
+            self.down[key(site.name)] = nn.Parameter(zeros(slots, spec.rank, site.in_features))
+            self.up[key(site.name)] = nn.Parameter(zeros(slots, site.out_features, spec.rank))
 
-    def attach(self) -> Self:
+    def attach(self) -> AdapterBank:
         """Hook the bank into the denoiser's sites, where several banks add up; returns the bank."""
         if not self._handles:
-            self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
+            self._handles = [
+                layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()
+            ]
         return self
 
     def detach(self) -> None:
@@ -86,12 +94,14 @@ class AdapterBank(nn.Module):
         """Inside the block, sample i of every batch goes through slot `slots[i]`, `scale[i]` times as strong.
 
         Args:
-            slots: one a sample, best on the CPU (reading them must not wait for an accelerator), and best with the
-                samples of a slot side by side: equal runs become one product. None is the bare base, at no cost.
+            slots: one a sample. Best on the CPU, for reading them waits for an accelerator, and with the
+                samples of a slot side by side: equal runs become one product. None is the bare base, at no
+                cost.
             scale: one for all, or one a sample.
 
         Raises:
-            InputError: a slot that the bank does not have, or not one scale a sample. In the block: a batch of another size.
+            InputError: the bank has no such slot, there is not one scale a sample, or, inside the block, a
+                batch has another size.
         """
         before = self._routing
         self._routing = None if slots is None else self._plan(slots, scale)
@@ -106,12 +116,14 @@ class AdapterBank(nn.Module):
             raise InputError(f"a batch is routed to slots {wanted}, and the bank has 0 to {self.slots - 1}")
         if isinstance(scale, Tensor):
             if scale.shape != slots.shape:
-                raise InputError(f"{len(scale)} scales were given for {len(wanted)} samples: give one a sample")
+                raise InputError(
+                    f"{len(scale)} scales were given for {len(wanted)} samples: give one a sample"
+                )
             scale = scale.to(self.device)[:, None, None]
         run = _common_run(wanted)
         rows = wanted[::run]
         index = None if rows == list(range(self.slots)) else torch.tensor(rows, device=self.device)
-        return _Routing(len(wanted), run, index, self.spec.scale * scale)
+        return _Routing(len(wanted), index, self.spec.scale * scale)
 
     @property
     def device(self) -> torch.device:
@@ -125,9 +137,11 @@ class AdapterBank(nn.Module):
             x: Tensor = inputs[0]
             if len(x) != self._routing.batch:
                 raise InputError(
-                    f"{self._routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample"
+                    f"{self._routing.batch} samples are routed, and the batch has {len(x)}: "
+                    "route one slot a sample"
                 )
-            return output + _delta(x.to(output.dtype), self.down[key(site)], self.up[key(site)], self._routing)
+            down, up = self.down[key(site)], self.up[key(site)]
+            return output + _delta(x.to(output.dtype), down, up, self._routing)
 
         return add_delta
 
@@ -160,7 +174,7 @@ class AdapterBank(nn.Module):
                 rows[slot] = 0
 
     def init_(self, slot: int, seed: int) -> None:
-        """Start a slot as PEFT does: A uniform in ±1/√in (Kaiming, a = √5), B = 0; a seed gives the same in any slot."""
+        """Start a slot as PEFT does: A uniform in ±1/√in (Kaiming, a = √5), B = 0; a seed gives one start."""
         self.clear(slot)
         generator = torch.Generator().manual_seed(seed)
         for site in self.spec.sites:
@@ -194,9 +208,14 @@ def _layer(unet: nn.Module, name: str) -> nn.Linear:
     try:
         layer = unet.get_submodule(name)
     except AttributeError as error:
-        raise AdapterMismatchError(f"the adapter changes {name}, and the base at hand has no such layer") from error
+        raise AdapterMismatchError(
+            f"the adapter changes {name}, and the base at hand has no such layer"
+        ) from error
     if not isinstance(layer, nn.Linear):
-        raise AdapterMismatchError(f"the adapter changes {name}, which must be a linear layer, not {type(layer).__name__}")
+        kind = type(layer).__name__
+        raise AdapterMismatchError(
+            f"the adapter changes {name}, and the base has a {kind} there, not a Linear"
+        )
     return layer
 
 

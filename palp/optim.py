@@ -1,8 +1,8 @@
 """One optimiser for K slots, in which no slot knows of another.
 
-Every tensor has the slot as its leading dimension. Gradients and state are kept as matrices of one row a slot, so a step
-costs the same few large operations for one slot and for a hundred, and clipping, step counts, step sizes and freezing are
-things of rows.
+Every tensor has the slot as its leading dimension. Gradients and state are matrices of one row a slot, so a
+step is the same few large operations for one slot and for a hundred, and clipping, step counts, step sizes
+and freezing are things of rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SlotParameters:
     """Tensors that share a learning rate.
 
     Args:
-        tensors: by name, [slots ...], such as "down.x": [K, rank, in] or "placeholder.[V].text_encoder": [K, n, dim].
+        tensors: by name, [slots ...]: "down.x" [slots rank in], "placeholder.[V].text_encoder" [slots n dim].
         lr: learning rate; for Prodigy a factor on its own estimate, normally 1, and the same in every group.
         weight_decay: decoupled, per step, times the learning rate.
     """
@@ -50,15 +50,15 @@ class SlotParameters:
 class SlotOptimizer:
     """AdamW or Prodigy for K slots at once; each slot moves as if it had an optimiser of its own.
 
-    "adamw" is Loshchilov and Hutter's rule as in torch.optim.AdamW. "prodigy" is that of Mishchenko and Defazio as in
-    prodigyopt, with bias correction and safeguarded warm-up, and one step-size estimate d a slot.
+    "adamw" is Loshchilov and Hutter's rule, as in torch.optim.AdamW. "prodigy" is that of Mishchenko and
+    Defazio, as in prodigyopt with bias correction and safeguarded warm-up, with one step-size estimate d a slot.
 
     Args:
         groups: every tensor that learns, with the same K, on one device.
         name: "adamw" or "prodigy".
         betas: decay of the averages of the gradient and of its square, per step.
         eps: added to the root of the second.
-        max_norm: each slot's gradient, over all its tensors together, is scaled down to this norm; inf for never.
+        max_norm: a slot's gradient, over all its tensors, is scaled down to this norm; inf for never.
 
     Raises:
         InputError: an unknown name, tensors that disagree on K, or Prodigy with several learning rates.
@@ -76,14 +76,16 @@ class SlotOptimizer:
         if name not in RULES:
             raise InputError(f"there is no optimiser {name!r}: choose one of {', '.join(RULES)}")
         if name == "prodigy" and len({group.lr for group in groups}) > 1:
-            raise InputError("Prodigy finds one step size a slot: give every group the same learning rate, normally 1")
+            raise InputError("Prodigy finds one step size a slot: give every group the same lr, normally 1")
         self.name, self.groups, self.max_norm = name, tuple(groups), max_norm
         self._settings = Settings(betas, eps)
         self._tensors = [tensor for group in groups for tensor in group.tensors.values()]
         if len({len(tensor) for tensor in self._tensors}) != 1:
-            raise InputError(f"the tensors must have one leading dimension, not {sorted({len(t) for t in self._tensors})}")
+            raise InputError(
+                "tensors with different leading dimensions were given: each must have one row a slot"
+            )
         self.slots = len(self._tensors[0])
-        self._state = _start(name, self._flat(self._tensors).detach())
+        self._state = _start(name, _flat(self._tensors).detach())
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -94,7 +96,7 @@ class SlotOptimizer:
     def step(
         self, active: Bool[Tensor, "slots"], lr_scale: Float[Tensor, "slots"] | None = None
     ) -> Float[Tensor, "slots"]:
-        """Move the active slots whose gradients are finite; the rows and the state of the others stay bit for bit.
+        """Move the active slots whose gradients are finite; the others' rows and state stay bit for bit.
 
         Args:
             active: the slots that are still learning.
@@ -103,7 +105,7 @@ class SlotOptimizer:
         Returns:
             Each slot's gradient norm before clipping; not finite where the slot was passed over for that.
         """
-        gradient = self._flat([torch.zeros_like(t) if t.grad is None else t.grad for t in self._tensors])
+        gradient = _flat([torch.zeros_like(t) if t.grad is None else t.grad for t in self._tensors])
         norms = torch.linalg.vector_norm(gradient, dim=1)
         moving = active.to(norms.device) & norms.isfinite()
         rows = moving.nonzero().squeeze(1)
@@ -117,22 +119,20 @@ class SlotOptimizer:
         state = self._state if everyone else {name: value[rows] for name, value in self._state.items()}
         clip = (self.max_norm / (norms[rows] + 1e-6)).clamp(max=1.0)
         clipped = (gradient if everyone else gradient[rows]) * clip[:, None]
-        lr = lr_scale[rows] * self.groups[0].lr  # only Prodigy looks at it, and there it is the same in every group
+        lr = lr_scale[rows] * self.groups[0].lr  # only Prodigy looks at it, and has one lr
         direction, size = RULES[self.name](state, clipped, self._weights(rows), lr, self._settings)
         if not everyone:
             for name, value in state.items():
                 self._state[name][rows] = value
-        pieces = iter(direction.split([tensor[0].numel() for tensor in self._tensors], dim=1))
+        pieces = iter(torch.split(direction, [tensor[0].numel() for tensor in self._tensors], 1))
         for group in self.groups:
             rate = size * lr_scale[rows] * group.lr
             for tensor in group.tensors.values():
                 _apply(tensor, None if everyone else rows, next(pieces), rate, group.weight_decay)
 
     def _weights(self, rows: Tensor) -> Callable[[], Tensor]:
-        return lambda: self._flat([tensor[rows] for tensor in self._tensors])
+        return lambda: _flat([tensor[rows] for tensor in self._tensors])
 
-    def _flat(self, tensors: Sequence[Tensor]) -> Float[Tensor, "slots elements"]:
-        return torch.cat([tensor.flatten(1).float() for tensor in tensors], dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rule's name and state, enough to go on bit for bit."""
@@ -148,11 +148,15 @@ class SlotOptimizer:
         mine = {name: tuple(value.shape) for name, value in self._state.items()}
         if (saved["name"], shapes) != (self.name, mine):
             raise InputError(
-                f"the saved optimiser is {saved['name']} with state {shapes}, and this one {self.name} with {mine}: "
+                f"the saved optimiser is {saved['name']} with {shapes}, this one {self.name} with {mine}: "
                 "resume with the settings of the run that saved it"
             )
         for name, value in saved["state"].items():
             self._state[name].copy_(value)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, "slots elements"]:
+    return torch.cat([tensor.flatten(1).float() for tensor in tensors], dim=1)
 
 
 def _start(rule: str, like: Float[Tensor, "slots elements"]) -> Rows:
@@ -169,7 +173,9 @@ def _one_minus_power(beta: float, steps: Tensor) -> Tensor:
     return -torch.expm1(steps * math.log(beta))[:, None]
 
 
-def _adamw(state: Rows, gradient: Tensor, weights: Callable[[], Tensor], lr: Tensor, to: Settings) -> tuple[Tensor, Tensor]:
+def _adamw(
+    state: Rows, gradient: Tensor, weights: Callable[[], Tensor], lr: Tensor, to: Settings
+) -> tuple[Tensor, Tensor]:
     """m ← β₁m + (1-β₁)g, v ← β₂v + (1-β₂)g²; the step is m̂ / (√v̂ + eps)."""
     beta1, beta2 = to.betas
     steps, mean, square = state["steps"].add_(1), state["mean"], state["square"]
@@ -179,8 +185,10 @@ def _adamw(state: Rows, gradient: Tensor, weights: Callable[[], Tensor], lr: Ten
     return mean / root / _one_minus_power(beta1, steps), torch.ones_like(steps)
 
 
-def _prodigy(state: Rows, gradient: Tensor, weights: Callable[[], Tensor], lr: Tensor, to: Settings) -> tuple[Tensor, Tensor]:
-    """AdamW on d·g with step size d, where d grows to the largest ⟨g, x₀ - x⟩ / ‖s‖₁ seen, averaged; one d a slot."""
+def _prodigy(
+    state: Rows, gradient: Tensor, weights: Callable[[], Tensor], lr: Tensor, to: Settings
+) -> tuple[Tensor, Tensor]:
+    """AdamW on d·g with step size d; d grows to the largest averaged ⟨g, x₀ - x⟩ / ‖s‖₁ so far."""
     (beta1, beta2), beta3 = to.betas, math.sqrt(to.betas[1])
     steps, d, numerator = state["steps"], state["d"].clone(), state["numerator"]
     correction = (_one_minus_power(beta2, steps + 1).sqrt() / _one_minus_power(beta1, steps + 1)).squeeze(1)
