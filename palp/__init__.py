@@ -1,0 +1,1 @@
+"""palp-hyper: personalised text-to-image adapters that keep to their prompt."""

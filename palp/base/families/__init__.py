@@ -1,0 +1,20 @@
+"""Kinds of text-to-image pipelines. A family is a small object; `find` picks one from a pipeline's parts list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from palp.base.families.family import Family
+from palp.base.families.stable_diffusion import StableDiffusion
+from palp.base.families.stable_diffusion_xl import StableDiffusionXL
+
+FAMILIES: tuple[type[Family], ...] = (StableDiffusionXL, StableDiffusion)
+
+
+def find(parts: Mapping[str, Any]) -> type[Family] | None:
+    """The family of a pipeline whose `model_index.json` holds `parts`; None if we know no such kind."""
+    return next((family for family in FAMILIES if family.accepts(parts)), None)
+
+
+__all__ = ["FAMILIES", "Family", "StableDiffusion", "StableDiffusionXL", "find"]
