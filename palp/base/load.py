@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from palp.base.attention import MatmulAttention
+from palp.base.attention import use_matmul_attention
 from palp.base.base import Base
-from palp.base.families import find
+from palp.base.families import Family, find
 from palp.base.fingerprint import fingerprint
 from palp.base.schedule import NoiseSchedule
 from palp.base.tokens import PromptEncoder
@@ -47,29 +47,55 @@ def load_base(
     """
     place = _device(device)
     arithmetic = _dtype(dtype or "auto", place)
-    weights = arithmetic if place.type == "cuda" else torch.float32
     # Float16 is reached through float32, so that the fingerprint does not see its rounding.
+    weights = _weights_dtype(arithmetic, place)
     pipeline = _load_pipeline(source, torch.float32 if weights == torch.float16 else weights, config)
-    family = find(pipeline.config)
-    assert family is not None
-    name = "icons" if source == "icons" else family.name
-    mark = f"{name}:{fingerprint(pipeline.unet)}"
+    return base_from_pipeline(pipeline, place, arithmetic, name="icons" if source == "icons" else None)
+
+
+def base_from_pipeline(
+    pipeline: Any, device: torch.device, dtype: torch.dtype, name: str | None = None
+) -> Base:
+    """A base from a diffusers pipeline in memory, which is moved, cast and frozen in place.
+
+    Arguments:
+        pipeline: its autoencoder best in float32, its other parts not in float16 (see `fingerprint`).
+        device, dtype: as in `Base`.
+        name: by default that of the family.
+
+    Raises:
+        BaseLoadError: a kind of pipeline, denoiser or scheduler we do not know.
+    """
+    family = _family("pipeline", pipeline.config)
+    _check_unet(pipeline)
+    weights = _weights_dtype(dtype, device)
+    name = name or family.name
     base = Base(
         name=name,
-        fingerprint=mark,
-        family=family.from_pipeline(pipeline),
-        unet=_moved(pipeline.unet, place, weights),
-        vae=_moved(pipeline.vae, place, torch.float32),
-        encoders=_encoders(pipeline, place, weights),
-        schedule=NoiseSchedule.from_config(pipeline.scheduler.config, place),
+        fingerprint=f"{name}:{fingerprint(pipeline.unet)}",
+        family=family,
+        unet=_moved(pipeline.unet, device, weights),
+        vae=_moved(pipeline.vae, device, torch.float32),
+        encoders=_encoders(pipeline, device, weights),
+        schedule=NoiseSchedule.from_config(pipeline.scheduler.config, device),
         scheduler_config=dict(pipeline.scheduler.config),
-        device=place,
-        dtype=arithmetic,
+        device=device,
+        dtype=dtype,
     )
     base.freeze()
-    if place.type == "cpu" and max(base.latent_shape[1:]) <= MATMUL_LATENT_SIDE:
-        base.unet.set_attn_processor(MatmulAttention())
+    if device.type == "cpu" and max(base.latent_shape[1:]) <= MATMUL_LATENT_SIDE:
+        use_matmul_attention(base.unet)
     return base
+
+
+def _check_unet(pipeline: Any) -> None:
+    """Refuse denoisers that read more than a noisy picture: inpainting, depth, editing."""
+    got, expected = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if got != expected:
+        raise BaseLoadError(
+            f"got a denoiser of {got} input channels, expected the {expected} of its autoencoder; inpainting, depth "
+            "and editing models are no bases, use the text-to-image model"
+        )
 
 
 def _load_pipeline(source: str, weights: torch.dtype, config: Path | None) -> Any:
@@ -129,17 +155,22 @@ def _load_file(path: Path, config: Path | None) -> Any:
         )
 
 
-def _pipeline_class(source: str, parts: Mapping[str, Any]) -> Any:
-    """The diffusers class for a pipeline with these parts."""
-    import diffusers
-
+def _family(source: str, parts: Mapping[str, Any]) -> Family:
+    """The family of the pipeline with these parts."""
     family = find(parts)
     if family is None:
         raise BaseLoadError(
             f"got {source} holding a {parts.get('_class_name')}, expected an SD 1.x, SD 2.x or SDXL pipeline; "
             "use one of these"
         )
-    return getattr(diffusers, family.pipeline_class)
+    return family
+
+
+def _pipeline_class(source: str, parts: Mapping[str, Any]) -> Any:
+    """The diffusers class for a pipeline with these parts."""
+    import diffusers
+
+    return getattr(diffusers, _family(source, parts).pipeline_class)
 
 
 def _unwanted(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,6 +230,11 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise InputError(f"got dtype {name!r}, expected auto, {', '.join(DTYPES)}; choose one of these")
     return DTYPES[name]
+
+
+def _weights_dtype(arithmetic: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of the weights: as the arithmetic on CUDA; float32 under autocast elsewhere."""
+    return arithmetic if device.type == "cuda" else torch.float32
 
 
 def _cpu_has_bfloat16() -> bool:

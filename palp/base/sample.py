@@ -89,13 +89,16 @@ def make_scheduler(base: Base, name: str, steps: int) -> Any:
     Latents are never clipped. Spacing "linspace" becomes "leading": timesteps stay whole, so that x_t sits at a noise
     level of the base's own schedule.
     """
+    if steps < 1:
+        raise InputError(f"got {steps} steps, expected at least one; 20 is usual")
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
     config = {key: value for key, value in base.scheduler_config.items() if key != "_class_name"}
     spacing = config.get("timestep_spacing", "leading")
-    config["timestep_spacing"] = "leading" if spacing == "linspace" else spacing
+    config |= {"timestep_spacing": "leading" if spacing == "linspace" else spacing}
+    config |= {"clip_sample": False, "thresholding": False}
     if name == "ddim":
-        sampler = DDIMScheduler.from_config(config, clip_sample=False)
+        sampler = DDIMScheduler.from_config(config)
     elif name == "dpm++2m":
         sampler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
     elif name == "euler":

@@ -9,12 +9,10 @@ from palp.base.families.family import Family
 from palp.base.families.stable_diffusion import StableDiffusion
 from palp.base.families.stable_diffusion_xl import StableDiffusionXL
 
-FAMILIES: tuple[type[Family], ...] = (StableDiffusionXL, StableDiffusion)
 
-
-def find(parts: Mapping[str, Any]) -> type[Family] | None:
+def find(parts: Mapping[str, Any]) -> Family | None:
     """The family of a pipeline whose `model_index.json` holds `parts`; None if we know no such kind."""
-    return next((family for family in FAMILIES if family.accepts(parts)), None)
+    return StableDiffusionXL.match(parts) or StableDiffusion.match(parts)
 
 
-__all__ = ["FAMILIES", "Family", "StableDiffusion", "StableDiffusionXL", "find"]
+__all__ = ["Family", "StableDiffusion", "StableDiffusionXL", "find"]

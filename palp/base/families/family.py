@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from palp.base.text import Placeholders, TextShape, TextState
 from palp.base.tokens import PromptEncoder
 
 
+@runtime_checkable
 class Family(Protocol):
     """How a kind of pipeline encodes prompts, is called, and where LoRA goes."""
 
@@ -21,13 +22,9 @@ class Family(Protocol):
     pipeline_class: str
     """Name of the diffusers pipeline that loads it."""
 
-    @staticmethod
-    def accepts(parts: Mapping[str, Any]) -> bool:
-        """Whether a pipeline with these parts (`model_index.json`) is of this family."""
-
     @classmethod
-    def from_pipeline(cls, pipeline: Any) -> Family:
-        """The family object for a loaded pipeline."""
+    def match(cls, parts: Mapping[str, Any]) -> Family | None:
+        """The family object for a pipeline with these parts (`model_index.json`), None if it is of another kind."""
 
     def text_shape(self, encoders: Mapping[str, PromptEncoder]) -> TextShape:
         """Sizes of one encoded prompt."""

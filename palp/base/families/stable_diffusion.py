@@ -20,15 +20,10 @@ class StableDiffusion:
     name = "sd"
     pipeline_class = "StableDiffusionPipeline"
 
-    @staticmethod
-    def accepts(parts: Mapping[str, Any]) -> bool:
-        """A UNet, one text encoder, and nothing else that conditions it."""
-        return "unet" in parts and "text_encoder" in parts and "text_encoder_2" not in parts
-
     @classmethod
-    def from_pipeline(cls, pipeline: Any) -> StableDiffusion:
-        """The family object; the pipeline has nothing it needs."""
-        return cls()
+    def match(cls, parts: Mapping[str, Any]) -> StableDiffusion | None:
+        """A UNet and one text encoder."""
+        return cls() if "unet" in parts and "text_encoder" in parts and "text_encoder_2" not in parts else None
 
     def text_shape(self, encoders: Mapping[str, PromptEncoder]) -> TextShape:
         """Tokens and width of the encoder."""

@@ -15,6 +15,9 @@ from palp.base.families.unet import unet_sites
 from palp.base.text import Placeholders, TextShape, TextState
 from palp.base.tokens import PromptEncoder
 
+ABSENT = [None, None]
+"""How `model_index.json` says that a part is left out."""
+
 
 @dataclass(frozen=True)
 class StableDiffusionXL:
@@ -30,15 +33,12 @@ class StableDiffusionXL:
     name = "sdxl"
     pipeline_class = "StableDiffusionXLPipeline"
 
-    @staticmethod
-    def accepts(parts: Mapping[str, Any]) -> bool:
-        """A UNet and two text encoders (the refiner has only the second)."""
-        return all(_present(parts, part) for part in ("unet", "text_encoder", "text_encoder_2"))
-
     @classmethod
-    def from_pipeline(cls, pipeline: Any) -> StableDiffusionXL:
-        """The family object with what the pipeline says of the empty prompt."""
-        return cls(empty_is_zero=bool(pipeline.config.force_zeros_for_empty_prompt))
+    def match(cls, parts: Mapping[str, Any]) -> StableDiffusionXL | None:
+        """A UNet and two text encoders (the refiner has only the second)."""
+        if any(parts.get(part, ABSENT) == ABSENT for part in ("unet", "text_encoder", "text_encoder_2")):
+            return None
+        return cls(empty_is_zero=bool(parts.get("force_zeros_for_empty_prompt", True)))
 
     def text_shape(self, encoders: Mapping[str, PromptEncoder]) -> TextShape:
         """Tokens, summed width of both encoders, width of the second one's projection."""
@@ -79,7 +79,3 @@ class StableDiffusionXL:
     def sites(self, denoiser: nn.Module, which: str) -> tuple[Site, ...]:
         """See `palp.base.families.unet.SITES`."""
         return unet_sites(denoiser, which)
-
-
-def _present(parts: Mapping[str, Any], part: str) -> bool:
-    return part in parts and parts[part] != [None, None]

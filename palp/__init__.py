@@ -1,1 +1,0 @@
-"""palp-hyper: personalised text-to-image adapters that keep to their prompt."""
