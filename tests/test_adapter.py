@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapters import random_adapter
+from tests.adapters import random_adapter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import merged, random_adapter, spec_of
+from tests.adapters import merged, random_adapter, spec_of
 from safetensors.torch import load_file
-from tiny import tiny_pipeline
+from tests.tiny import tiny_pipeline
 from torch import Tensor
 
 from palp.adapter import Adapter

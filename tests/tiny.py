@@ -15,6 +15,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from palp.base import Base, base_from_pipeline
+
 Kind = Literal["sd1", "sd2", "sd2-v", "sdxl"]
 KINDS: tuple[Kind, ...] = ("sd1", "sd2", "sd2-v", "sdxl")
 
@@ -52,6 +54,18 @@ def tiny_pipeline(kind: Kind) -> Any:
         requires_safety_checker=False,
         **common,
     )
+
+
+def tiny_base(kind: Kind, dtype: torch.dtype = torch.float32) -> Base:
+    """`tiny_pipeline` as a base on the CPU."""
+    return base_from_pipeline(tiny_pipeline(kind), torch.device("cpu"), dtype)
+
+
+def tiny_placeholder(base: Base, vectors: int = 1, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random vectors for one placeholder."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = base.embedding_shapes().items()
+    return {name: torch.randn(vectors, dim, generator=generator) for name, dim in shapes}
 
 
 def tiny_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
