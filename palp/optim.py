@@ -51,7 +51,7 @@ class SlotOptimizer:
     """AdamW or Prodigy for K slots at once; each slot moves as if it had an optimiser of its own.
 
     "adamw" is Loshchilov and Hutter's rule, as in torch.optim.AdamW. "prodigy" is that of Mishchenko and
-    Defazio, as in prodigyopt with bias correction and safeguarded warm-up, with one step-size estimate d a slot.
+    Defazio, as in prodigyopt with bias correction and safeguarded warm-up; each slot has a step size d.
 
     Args:
         groups: every tensor that learns, with the same K, on one device.
@@ -132,7 +132,6 @@ class SlotOptimizer:
 
     def _weights(self, rows: Tensor) -> Callable[[], Tensor]:
         return lambda: _flat([tensor[rows] for tensor in self._tensors])
-
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rule's name and state, enough to go on bit for bit."""
