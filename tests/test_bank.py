@@ -19,14 +19,11 @@ from palp.adapter import Adapter, AdapterSpec, Site
 from palp.bank import AdapterBank, key
 from palp.errors import AdapterMismatchError, InputError
 
-FORWARD = {
-    "rtol": 1e-4,
-    "atol": 2e-5,
-}  # float32: the same products, summed in another order, through 20 layers
-TRAINED = {
+FORWARD: Tolerance = {"rtol": 1e-4, "atol": 2e-5}  # float32, other order of sums, through 20 layers
+TRAINED: Tolerance = {
     "rtol": 1e-3,
     "atol": 2e-5,
-}  # five AdamW steps: rounding in a gradient moves a weight by lr / 1000 or so
+}  # AdamW turns rounding in a gradient into steps of lr / 1000
 ALONE: Tolerance = {"rtol": 1e-4, "atol": 1e-5}  # other batch sizes take other matrix kernels
 BFLOAT16: Tolerance = {"rtol": 0.02, "atol": 0.1}  # 8 bits of mantissa, on sums of terms up to about 10
 
@@ -194,7 +191,9 @@ def test_init_is_kaiming_as_in_peft_and_the_same_in_any_slot(bank: AdapterBank) 
 def _peft_model(unet: nn.Module, start: Adapter) -> nn.Module:
     """A PEFT LoRA of its own on a copy of the denoiser, with the same start."""
     spec = start.spec
-    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=[site.name for site in spec.sites])
+    config = LoraConfig(
+        r=spec.rank, lora_alpha=int(spec.alpha), target_modules=[site.name for site in spec.sites]
+    )
     model: nn.Module = inject_adapter_in_model(config, copy.deepcopy(unet))
     with torch.no_grad():
         for site in spec.sites:
@@ -327,7 +326,8 @@ def test_half_precision_is_as_good_as_merged_weights_in_half_precision(
 
 @pytest.mark.parametrize("how", ["autocast", "half base"])
 def test_half_precision_keeps_parameters_and_gradients_in_float32(how: str) -> None:
-    layer = nn.Sequential(nn.Linear(16, 8))
+    linear = nn.Linear(16, 8)
+    layer = nn.Sequential(linear)
     spec = AdapterSpec("tiny:0", (Site("0", 16, 8),), rank=4, alpha=6.0)
     bank = AdapterBank(layer, spec, slots=2).attach()
     for slot in range(2):
@@ -337,7 +337,7 @@ def test_half_precision_keeps_parameters_and_gradients_in_float32(how: str) -> N
     def run() -> tuple[Tensor, dict[str, Tensor]]:
         bank.zero_grad()
         with bank.route(torch.tensor([0, 1, 1, 0]), torch.tensor([1.0, 0.5, 2.0, 1.0])):
-            output = layer(x.to(layer[0].weight.dtype))
+            output = layer(x.to(linear.weight.dtype))
         (output * weights).sum().backward()
         return output, {name: p.grad for name, p in bank.named_parameters() if p.grad is not None}
 

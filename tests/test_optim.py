@@ -16,13 +16,16 @@ from palp.optim import SlotOptimizer, SlotParameters
 
 SLOTS = 3
 SAME: Tolerance = {"rtol": 1e-5, "atol": 1e-6}  # float32, the same rule in another order of operations
-PRODIGY: Tolerance = {"rtol": 1e-4, "atol": 1e-5}  # its step size is a quotient of long sums
+PRODIGY: Tolerance = {"rtol": 1e-6, "atol": 1e-9}  # float64
 SHAPES = {"down.x": (4, 6), "up.x": (5, 4), "placeholder.[V].text_encoder": (2, 7)}
 
 
-def _tensors() -> dict[str, nn.Parameter]:
+def _tensors(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
     rng = torch.Generator().manual_seed(1)
-    return {name: nn.Parameter(torch.randn(SLOTS, *shape, generator=rng)) for name, shape in SHAPES.items()}
+    return {
+        name: nn.Parameter(torch.randn(SLOTS, *shape, generator=rng).to(dtype))
+        for name, shape in SHAPES.items()
+    }
 
 
 def _groups(
@@ -47,10 +50,10 @@ Make = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 
 
 def _separately(
-    make: Make, lrs: tuple[float, float], decay: float, active: list[Tensor]
+    make: Make, lrs: tuple[float, float], decay: float, active: list[Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The oracle: slot by slot, with `clip_grad_norm_`; a slot that is not active takes no step."""
-    start = _tensors()
+    start = _tensors(dtype)
     result = {name: torch.empty_like(tensor) for name, tensor in start.items()}
     for slot in range(SLOTS):
         own = {name: nn.Parameter(tensor[slot].detach().clone()) for name, tensor in start.items()}
@@ -63,8 +66,9 @@ def _separately(
                 tensor.data[slot] = own[name].data
             _set_gradients(whole, step, SIZES)
             for name, tensor in own.items():
-                assert whole[name].grad is not None
-                tensor.grad = whole[name].grad[slot].clone()
+                gradient = whole[name].grad
+                assert gradient is not None
+                tensor.grad = gradient[slot].clone()
             if mask[slot]:
                 torch.nn.utils.clip_grad_norm_(list(own.values()), 1.0)
                 optimiser.step()
@@ -88,7 +92,7 @@ SOMETIMES = [torch.tensor([step != 2, step % 2 == 0, step < 8]) for step in rang
 def test_adamw_is_one_torch_adamw_a_slot(active: list[Tensor], decay: float) -> None:
     tensors = _tensors()
     _together(SlotOptimizer(_groups(tensors, (0.02, 0.1), decay)), tensors, active)
-    expected = _separately(torch.optim.AdamW, (0.02, 0.1), decay, active)
+    expected = _separately(torch.optim.AdamW, (0.02, 0.1), decay, active, torch.float32)
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor.detach(), expected[name], **SAME)
 
@@ -99,16 +103,16 @@ def test_prodigy_is_one_prodigyopt_a_slot(active: list[Tensor]) -> None:
         optimiser: torch.optim.Optimizer = Prodigy(groups, use_bias_correction=True, safeguard_warmup=True)
         return optimiser
 
-    tensors = _tensors()
+    tensors = _tensors(torch.float64)  # in float32 its growing step size magnifies every rounding
     start = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     optimiser = SlotOptimizer(_groups(tensors, (1.0, 1.0), 0.1), "prodigy")
     active = active * 12  # its step size grows from 1e-6
     _together(optimiser, tensors, active)
-    expected = _separately(make, (1.0, 1.0), 0.1, active)
+    expected = _separately(make, (1.0, 1.0), 0.1, active, torch.float64)
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor.detach(), expected[name], **PRODIGY)
         moved = (tensor - start[name]).detach().abs().amax(dim=(1, 2))
-        assert (moved > 100 * PRODIGY["atol"]).all()
+        assert (moved > 1e-3).all()
     sizes = optimiser.state_dict()["state"]["d"]
     assert len(set(sizes.tolist())) == SLOTS  # each slot has found its own
     assert (sizes > 1e-6).all()
