@@ -1,0 +1,18 @@
+"""One interface over text-to-image bases."""
+
+from palp.base.base import Base
+from palp.base.load import base_from_pipeline, load_base
+from palp.base.sample import sample
+from palp.base.schedule import NoiseSchedule
+from palp.base.text import Placeholders, TextShape, TextState
+
+__all__ = [
+    "Base",
+    "NoiseSchedule",
+    "Placeholders",
+    "TextShape",
+    "TextState",
+    "base_from_pipeline",
+    "load_base",
+    "sample",
+]

@@ -1,0 +1,28 @@
+# Each target sets up what it needs: a virtual environment in .venv, and the emoji font of the system.
+
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+# Threads beyond eight slow models of this size down.
+export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint setup clean
+
+demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: minutes on a CPU
+	.venv/bin/palp-hyper demo --out runs/demo
+	@ls runs/demo/*.png
+
+test: lint  ## lint, types, tests
+	$(PYTHON) -m pytest -q
+
+lint: setup
+	$(PYTHON) -m ruff check --quiet
+	$(PYTHON) -m mypy
+
+setup:
+	@scripts/setup.sh
+
+clean:  ## also removes the results in runs/
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The hypernetwork that predicts a prompt's adapter, so that a new prompt needs no training."""

@@ -1,0 +1,28 @@
+"""What the UNet families share."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from palp.adapter import Site
+from palp.errors import InputError
+
+SITES = {
+    "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$"),
+    "cross": re.compile(r"\.attn2\.(to_q|to_k|to_v|to_out\.0)$"),
+    "cross-kv": re.compile(r"\.attn2\.(to_k|to_v)$"),
+}
+"""Choices of LoRA sites: all attention projections, those of cross-attention, its keys and values."""
+
+
+def unet_sites(unet: nn.Module, which: str) -> tuple[Site, ...]:
+    """Linear layers of the attention blocks of `unet` in the choice `which`."""
+    if which not in SITES:
+        raise InputError(f"got LoRA sites {which!r}, expected one of {', '.join(SITES)}; choose one of these")
+    return tuple(
+        Site(name, module.in_features, module.out_features)
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear) and SITES[which].search(name)
+    )

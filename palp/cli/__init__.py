@@ -1,0 +1,24 @@
+"""The command line of palp-hyper: thin shells around the stages, one module a command.
+
+To add a command, write its function in `palp/cli/<command>.py` and register it here:
+
+    # palp/cli/train.py
+    def train(subject: Annotated[Path, typer.Argument(help="A folder of pictures.")], …) -> None:
+        '''Learn a subject for one prompt.'''  # the line that --help shows
+        from palp.base import load_base  # torch and diffusers are imported inside, so that --help is quick
+
+    # palp/cli/__init__.py
+    from palp.cli.train import train
+    app.command("train")(train)
+
+A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sentences and exit codes.
+"""
+
+from palp.cli.shell import create_app
+
+__all__ = ["app"]
+
+app = create_app(
+    "palp-hyper",
+    "Personalise a text-to-image model so that it draws your subject and still follows your prompt.",
+)

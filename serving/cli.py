@@ -1,0 +1,7 @@
+"""The `palp-serve` command; commands are added as `palp.cli` describes."""
+
+from palp.cli.shell import create_app
+
+__all__ = ["app"]
+
+app = create_app("palp-serve", "Serve pictures from many adapters on one frozen base.")

@@ -1,0 +1,25 @@
+"""Set up before any test module is imported: offline, two threads, shapes and types checked at every call."""
+
+from __future__ import annotations
+
+import os
+import random
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(2)
+install_import_hook(["palp", "hypernet", "serving"], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """The same random numbers for a test, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
