@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from palp.atomic import atomic_write
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
+from palp.base.icons.checkpoint import follow, load_training, save_training
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE
 from palp.base.schedule import NoiseSchedule
 from palp.errors import NonFiniteLossError
@@ -67,7 +64,9 @@ def denoising_loss(
 class DenoiserTraining:
     """Denoiser and text encoder in training, with moving averages; everything resumes from one file."""
 
-    def __init__(self, tokenizer: object, data: LatentSet, settings: DenoiserSettings, device: torch.device) -> None:
+    def __init__(
+        self, tokenizer: object, data: LatentSet, settings: DenoiserSettings, device: torch.device
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.data, self.device = settings, data, device
         self.model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})  # type: ignore[arg-type]
@@ -75,7 +74,11 @@ class DenoiserTraining:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.schedule = NoiseSchedule.from_config(build_scheduler().config, device)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=True,
         )
         self.step = 0
 
@@ -94,7 +97,9 @@ class DenoiserTraining:
         rng = np.random.default_rng((cfg.seed, self.step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         index = torch.from_numpy(rng.integers(0, len(self.data.latents), n))
-        tokens = self.data.tokens[index, torch.from_numpy(rng.integers(0, self.data.tokens.shape[1], n))].long()
+        tokens = self.data.tokens[
+            index, torch.from_numpy(rng.integers(0, self.data.tokens.shape[1], n))
+        ].long()
         tokens[torch.from_numpy(rng.random(n) < cfg.drop_caption)] = self.data.no_caption.long()
         x0 = self.data.latents[index].float().to(self.device).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(n, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator).to(x0)
@@ -106,7 +111,7 @@ class DenoiserTraining:
                 self.model["unet"], self.schedule, x0, noise, t, hidden, weight / weight.mean(), cfg.min_snr
             ).mean()
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.step}: lower the learning rate")
+            raise NonFiniteLossError(self.step, 0)
         self._update(loss)
         return float(loss.detach())
 
@@ -117,8 +122,9 @@ class DenoiserTraining:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        horizon = min(self.settings.ema_pictures, 0.1 * self.seen) / self.settings.batch
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 / max(horizon, 1))
+        follow(
+            self.average, self.model, min(self.settings.ema_pictures, 0.1 * self.seen) / self.settings.batch
+        )
 
     def rate(self, seen: int) -> float:
         """Share of the peak learning rate after `seen` pictures: warm-up, plateau, linear decay."""
@@ -127,23 +133,8 @@ class DenoiserTraining:
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs as one safetensors file."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        with atomic_write(path) as partial:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"step": json.dumps(self.step)})
+        save_training(path, self.step, self.model, self.average, self.optimizer)
 
     def load(self, path: Path) -> None:
         """Continue from a file that `save` wrote."""
-        with safe_open(path, "pt", device=str(self.device)) as file:
-            self.step = json.loads(file.metadata()["step"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        self.average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, i, name = key.split(".")
-                state.setdefault(int(i), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.step = load_training(path, self.model, self.average, self.optimizer)

@@ -21,7 +21,9 @@ def _gradient(top: Colour, bottom: Colour) -> Image.Image:
     return Image.fromarray(np.repeat(rows, SIZE, axis=1).astype(np.uint8))
 
 
-def _sky_and_ground(sky: tuple[Colour, Colour], ground: Colour, horizon: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _sky_and_ground(
+    sky: tuple[Colour, Colour], ground: Colour, horizon: int
+) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = _gradient(*sky)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, horizon, SIZE, SIZE), fill=ground)
@@ -91,7 +93,9 @@ def _city(rng: Rng) -> Image.Image:
     for i, x in enumerate(range(-10, SIZE + 10, 22)):
         top = 26 + (i * 37) % 36
         left = x + shift
-        draw.rectangle((left, top, left + 19, 106), fill=((92, 102, 124), (112, 122, 142), (78, 86, 108))[i % 3])
+        draw.rectangle(
+            (left, top, left + 19, 106), fill=((92, 102, 124), (112, 122, 142), (78, 86, 108))[i % 3]
+        )
         for wy in range(top + 6, 100, 12):
             for wx in (left + 4, left + 12):
                 draw.rectangle((wx, wy, wx + 4, wy + 5), fill=(248, 228, 140))
@@ -104,7 +108,9 @@ def _meadow(rng: Rng) -> Image.Image:
     draw.ellipse((30, y - 12, 190, y + 60), fill=(126, 206, 86))
     for i, x in enumerate(range(6, SIZE, 15)):
         fy = 104 + (i * 23) % 20
-        draw.ellipse((x - 3, fy - 3, x + 3, fy + 3), fill=((244, 96, 130), (252, 224, 80), (250, 250, 250))[i % 3])
+        draw.ellipse(
+            (x - 3, fy - 3, x + 3, fy + 3), fill=((244, 96, 130), (252, 224, 80), (250, 250, 250))[i % 3]
+        )
     return image
 
 
@@ -116,7 +122,10 @@ def _mountains(rng: Rng) -> Image.Image:
         x += shift
         draw.polygon([(x - half, y), (x, top), (x + half, y)], fill=(112, 118, 136))
         cap = half * 0.3
-        draw.polygon([(x - cap, top + 0.3 * (y - top)), (x, top), (x + cap, top + 0.3 * (y - top))], fill=(250, 252, 255))
+        draw.polygon(
+            [(x - cap, top + 0.3 * (y - top)), (x, top), (x + cap, top + 0.3 * (y - top))],
+            fill=(250, 252, 255),
+        )
     return image
 
 
@@ -190,7 +199,10 @@ def _castle_hall(rng: Rng) -> Image.Image:
         draw.rectangle((x + shift, 0, x + shift + 16, 100), fill=(160, 154, 162))
         draw.rectangle((x + shift - 3, 92, x + shift + 19, 100), fill=(176, 170, 178))
     for x in (38, 76):
-        draw.polygon([(x + shift, 0), (x + shift + 14, 0), (x + shift + 14, 40), (x + shift + 7, 50), (x + shift, 40)], fill=(190, 34, 48))
+        draw.polygon(
+            [(x + shift, 0), (x + shift + 14, 0), (x + shift + 14, 40), (x + shift + 7, 50), (x + shift, 40)],
+            fill=(190, 34, 48),
+        )
     return image
 
 

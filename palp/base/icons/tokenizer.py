@@ -43,14 +43,24 @@ def _merge(split: list[str], pair: tuple[str, str]) -> list[str]:
 
 def write_tokenizer(folder: Path) -> None:
     """Write vocab.json, merges.txt and the configuration of a `CLIPTokenizer` into `folder`."""
-    words = sorted({piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()})
+    words = sorted(
+        {piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()}
+    )
     merges = learn_merges(words)
     alphabet = byte_alphabet()
-    symbols = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), START, END]
+    symbols = [
+        *alphabet,
+        *(letter + "</w>" for letter in alphabet),
+        *("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
     vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n"
+    )
     config = {
         "tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True,
         "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END,
