@@ -8,7 +8,7 @@ moves the prediction about as strongly as the reconstruction does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -48,6 +48,14 @@ class Draw:
     weight: Float[Tensor, "batch"]
     pred: Float[Tensor, "batch c h w"]
     x0_pred: Float[Tensor, "batch c h w"]
+
+    def rows(self, index: Int[Tensor, "some"] | None) -> Draw:
+        """Some of the samples; None is all of them."""
+        if index is None:
+            return self
+        index = index.to(self.t.device)
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Draw(**{name: part[index] if isinstance(part, Tensor) else part for name, part in parts.items()})
 
 
 @runtime_checkable
