@@ -42,9 +42,10 @@ class Group:
 class Objective:
     """reconstruction + λ · guidance + prior, as means over latent dimensions and a job's samples.
 
-    reconstruction: ‖G(x_t, y_P) − target‖² in the model's own form (Eq. 1): noise, or v. Guidance rules are in
-    noise form with w(t) = 1 for noise models and 1 / a² for v models, which is the same for a v-difference, so
-    that the ratio of both does not depend on t in either kind. prior: ‖student − base‖² at the photo prompt.
+    reconstruction: ‖G(x_t, y_P) − target‖² in the model's own form, noise or v (Eq. 1). Guidance rules are in
+    noise form with w(t) = 1 for noise models and 1 / a² for v models: a difference of noises is a times that
+    of v's, so the balance of both terms does not depend on t in either kind.
+    prior: ‖student − base‖² at the photo prompt; in the residual form the subject's model is the reference.
     """
 
     def __init__(self, base: Base, jobs: Sequence[Job], settings: TrainSettings) -> None:
