@@ -82,9 +82,7 @@ def _set_taps(layer: nn.Conv2d, taps: Array, corner: int) -> None:
     """Put `[out, h, w, in]` into a 3 x 3 kernel with its upper left tap at (corner, corner)."""
     out, height, width, fan_in = taps.shape
     block = torch.from_numpy(np.ascontiguousarray(taps.transpose(0, 3, 1, 2)))
-    layer.weight.data[:out, :fan_in, corner : corner + height, corner : corner + width] = block.to(
-        layer.weight
-    )
+    layer.weight.data[:out, :fan_in, corner : corner + height, corner : corner + width] = block.to(layer.weight)
 
 
 @torch.no_grad()

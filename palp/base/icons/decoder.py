@@ -33,9 +33,7 @@ class DecoderSettings:
     seed: int = 0
 
 
-def reconstruction_loss(
-    rebuilt: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n c h w"]
-) -> Float[Tensor, " n"]:
+def reconstruction_loss(rebuilt: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     """Squared error and a tenth of the absolute error, which keeps edges crisp."""
     error = rebuilt.float() - pictures
     return (error**2 + 0.1 * error.abs()).mean(dim=(1, 2, 3))
