@@ -44,11 +44,7 @@ def estimate(
         seed: of the resampling.
     """
     array = np.asarray(values, dtype=np.float64)
-    keys = (
-        np.arange(len(array))
-        if clusters is None
-        else np.unique([str(c) for c in clusters], return_inverse=True)[1]
-    )
+    keys = np.arange(len(array)) if clusters is None else np.unique([str(c) for c in clusters], return_inverse=True)[1]
     sums, counts = np.bincount(keys, weights=array), np.bincount(keys)
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(sums), (RESAMPLES, len(sums)))

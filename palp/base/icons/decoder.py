@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palp.base.icons.checkpoint import follow, load_training, save_training
-from palp.base.icons.codec import patch_latents, patch_matrix
+from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix
 from palp.base.icons.dataset import to_tensor
 from palp.errors import NonFiniteLossError
 
@@ -33,9 +33,7 @@ class DecoderSettings:
     seed: int = 0
 
 
-def reconstruction_loss(
-    rebuilt: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n c h w"]
-) -> Float[Tensor, " n"]:
+def reconstruction_loss(rebuilt: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     """Squared error and a tenth of the absolute error, which keeps edges crisp."""
     error = rebuilt.float() - pictures
     return (error**2 + 0.1 * error.abs()).mean(dim=(1, 2, 3))
@@ -55,6 +53,7 @@ class DecoderTraining:
         self.amplitude = 1 / vae.config.scaling_factor
         self.encoder = patch_matrix(vae)
         self.model = vae.decoder.to(device=device, memory_format=torch.channels_last)
+        self.model.layers[IDENTITY].requires_grad_(False)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -84,7 +83,7 @@ class DecoderTraining:
         latents = latents + cfg.latent_noise * torch.randn(latents.shape, generator=generator)
         latents = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = reconstruction_loss(self.model(latents), pictures.to(self.device)).mean()
+            loss = reconstruction_loss(decode(self.model, latents), pictures.to(self.device)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * self.rate(self.seen)

@@ -16,9 +16,7 @@ _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
 _GREY = np.array([0.3, 0.59, 0.11], dtype=np.float32)
 _VIGNETTE: Plane = np.clip(1.15 - 0.55 * (((_X - 63.5) / 63.5) ** 2 + ((_Y - 63.5) / 63.5) ** 2) / 1.4, 0, 1)
 # broad brush strokes: two crossed smooth waves, the same in every picture so that the base can learn them
-_STROKES: Plane = 0.5 * np.sin(_X * 0.55 + 2.2 * np.sin(_Y * 0.11)) + 0.5 * np.sin(
-    _Y * 0.62 + 2.0 * np.sin(_X * 0.13)
-)
+_STROKES: Plane = 0.5 * np.sin(_X * 0.55 + 2.2 * np.sin(_Y * 0.11)) + 0.5 * np.sin(_Y * 0.62 + 2.0 * np.sin(_X * 0.13))
 _WASH: Plane = np.sin(_X * 0.07 + 1.3 * np.sin(_Y * 0.06)) * np.sin(_Y * 0.09 + 0.7)
 
 
@@ -102,9 +100,7 @@ def _blueprint(p: Picture) -> Picture:
 
 def _comic(p: Picture) -> Picture:
     flat = np.round(_saturate(_blur(p, 0.6), 1.5) * 3) / 3
-    ink = np.clip(
-        _array(_image(np.repeat(_edges(p, 4.5)[..., None], 3, 2)).filter(ImageFilter.MaxFilter(3))), 0, 1
-    )
+    ink = np.clip(_array(_image(np.repeat(_edges(p, 4.5)[..., None], 3, 2)).filter(ImageFilter.MaxFilter(3))), 0, 1)
     frame = np.minimum.reduce([_X, _Y, SIZE - 1 - _X, SIZE - 1 - _Y]) < 3
     out = flat * (1 - ink)
     out[frame] = 0
@@ -175,9 +171,7 @@ def weather_over_scene(p: Picture, weather: str, variant: int) -> Picture:
         return _mix(dark, np.broadcast_to(_rgb(1.0, 0.97, 0.8), p.shape), moon)
     if weather == "sunset":
         sun = ((_X - 22) ** 2 + (_Y - 26) ** 2 < 144).astype(np.float32)
-        return _mix(
-            _mix(p, _DUSK * p + 0.25 * _DUSK, 0.65), np.broadcast_to(_rgb(1.0, 0.85, 0.4), p.shape), sun
-        )
+        return _mix(_mix(p, _DUSK * p + 0.25 * _DUSK, 0.65), np.broadcast_to(_rgb(1.0, 0.85, 0.4), p.shape), sun)
     if weather == "fog":
         return _mix(p, np.broadcast_to(_rgb(0.86, 0.88, 0.90), p.shape), 0.45)
     if weather == "rain":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from palp.base import Base, sample
 from palp.base.icons.dataset import render_example, to_tensor
+from palp.base.icons.export import GUIDANCE, write_grid
 from palp.base.icons.grammar import Scene, caption, random_scene
 from palp.base.icons.judges import AttributeJudge, labels
 from palp.evaluate.intervals import Estimate, estimate
 
 ATTRIBUTES = ("style", "place", "weather", "palette", "subject", "companion")
 HELD_OUT_SEED = 40_000_000  # renders from here on are in no training set
-GUIDANCE = 4.0
 STEPS = 20
 BATCH = 32
 
@@ -37,9 +38,7 @@ def held_out_scenes(count: int) -> list[Scene]:
     return [random_scene(rng, held_out=True) for _ in range(count)]
 
 
-def evaluate_base(
-    base: Base, judge: AttributeJudge, count: int = 512, guidance: float = GUIDANCE
-) -> BaseReport:
+def evaluate_base(base: Base, judge: AttributeJudge, count: int = 512, guidance: float = GUIDANCE) -> BaseReport:
     """Sample `count` held-out captions, DDIM 20 steps, and let the attribute judge name every element.
 
     Weather, palette and companion count where the caption asks for one.
@@ -55,10 +54,7 @@ def evaluate_base(
     pictures = torch.cat(parts)
     renders = to_tensor(
         np.stack(
-            [
-                render_example(HELD_OUT_SEED + i, held_out=True, scene=scene).picture
-                for i, scene in enumerate(scenes)
-            ]
+            [render_example(HELD_OUT_SEED + i, held_out=True, scene=scene).picture for i, scene in enumerate(scenes)]
         )
     )
     generated = judged(judge, pictures, scenes) | {"vae_psnr_db": reconstruction(base, renders)}
@@ -67,9 +63,7 @@ def evaluate_base(
 
 def reconstruction(base: Base, renders: Tensor) -> Estimate:
     """Peak signal-to-noise ratio of the autoencoder in dB, over renders `[n, 3, 128, 128]` in [-1, 1]."""
-    rebuilt = torch.cat(
-        [base.decode_latents(base.encode_images(part)).cpu() for part in renders.split(BATCH)]
-    )
+    rebuilt = torch.cat([base.decode_latents(base.encode_images(part)).cpu() for part in renders.split(BATCH)])
     squared = (((rebuilt - renders) / 2) ** 2).mean(dim=(1, 2, 3))
     mean = estimate(squared.double().numpy())
     decibel = [-10 * float(np.log10(x)) for x in (mean.value, mean.high, mean.low)]
@@ -90,3 +84,8 @@ def judged(judge: AttributeJudge, pictures: Tensor, scenes: Sequence[Scene]) -> 
         ]
         out[name] = estimate([float(hit) for hit in asked])
     return out
+
+
+def write_examples(report: BaseReport, path: Path, count: int = 40) -> None:
+    """A sheet of the first pictures, eight a row."""
+    write_grid(report.pictures[:count], path)

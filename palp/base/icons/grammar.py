@@ -142,9 +142,7 @@ def random_scene(rng: np.random.Generator, simple: float = 0.0, held_out: bool =
                 subject,
                 style=list(STYLES)[int(rng.integers(len(STYLES)))],
                 place=list(PLACES)[int(rng.integers(len(PLACES)))],
-                weather=list(WEATHERS)[int(rng.integers(1, len(WEATHERS)))]
-                if rng.random() < 0.35
-                else "none",
+                weather=list(WEATHERS)[int(rng.integers(1, len(WEATHERS)))] if rng.random() < 0.35 else "none",
                 palette=list(PALETTES)[int(rng.integers(1, len(PALETTES)))] if rng.random() < 0.3 else "none",
                 companion=companion if companion != subject else None,
             )

@@ -71,13 +71,9 @@ class AttributeJudge(nn.Module):
         self.embed = nn.Linear(width, EMBEDDING)
         sizes = {name: len(words) for name, words in labels().items()}
         fan_in = {"subject": EMBEDDING, "companion": width}
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(fan_in.get(name, 2 * width), size) for name, size in sizes.items()}
-        )
+        self.heads = nn.ModuleDict({name: nn.Linear(fan_in.get(name, 2 * width), size) for name, size in sizes.items()})
 
-    def forward(
-        self, pictures: Float[Tensor, "n 3 128 128"]
-    ) -> tuple[dict[str, Tensor], Float[Tensor, "n dim"]]:
+    def forward(self, pictures: Float[Tensor, "n 3 128 128"]) -> tuple[dict[str, Tensor], Float[Tensor, "n dim"]]:
         """Logits by attribute, and unit subject embeddings, of pictures in [-1, 1]."""
         features = self.trunk(pictures)
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
@@ -100,9 +96,7 @@ class SmallCLIP(nn.Module):
         self.project = nn.Linear(2 * width, EMBEDDING)
         self.words = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
-        layer = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.project_text = nn.Linear(width, EMBEDDING)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
@@ -154,10 +148,7 @@ def load_judges() -> tuple[AttributeJudge, SmallCLIP]:
         if not path.is_file():
             raise BaseLoadError(f"no judge at {path}, expected it with the package: reinstall palp-hyper")
         judge.load_state_dict(
-            {
-                key: value.float() if value.is_floating_point() else value
-                for key, value in load_file(path).items()
-            }
+            {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )
         judge.eval().requires_grad_(False)
     return judges

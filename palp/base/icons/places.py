@@ -93,9 +93,7 @@ def _city(rng: Rng) -> Image.Image:
     for i, x in enumerate(range(-10, SIZE + 10, 22)):
         top = 26 + (i * 37) % 36
         left = x + shift
-        draw.rectangle(
-            (left, top, left + 19, 106), fill=((92, 102, 124), (112, 122, 142), (78, 86, 108))[i % 3]
-        )
+        draw.rectangle((left, top, left + 19, 106), fill=((92, 102, 124), (112, 122, 142), (78, 86, 108))[i % 3])
         for wy in range(top + 6, 100, 12):
             for wx in (left + 4, left + 12):
                 draw.rectangle((wx, wy, wx + 4, wy + 5), fill=(248, 228, 140))
@@ -108,9 +106,7 @@ def _meadow(rng: Rng) -> Image.Image:
     draw.ellipse((30, y - 12, 190, y + 60), fill=(126, 206, 86))
     for i, x in enumerate(range(6, SIZE, 15)):
         fy = 104 + (i * 23) % 20
-        draw.ellipse(
-            (x - 3, fy - 3, x + 3, fy + 3), fill=((244, 96, 130), (252, 224, 80), (250, 250, 250))[i % 3]
-        )
+        draw.ellipse((x - 3, fy - 3, x + 3, fy + 3), fill=((244, 96, 130), (252, 224, 80), (250, 250, 250))[i % 3])
     return image
 
 

@@ -72,9 +72,7 @@ def pretrain(folder: Path, weights: Path, settings: PretrainSettings, device: to
         settings: sizes of the stages.
         device: to train on.
     """
-    chunks = render_stage(
-        folder / "pictures", settings.chunks, settings.workers, render_chunk, settings.simple
-    )
+    chunks = render_stage(folder / "pictures", settings.chunks, settings.workers, render_chunk, settings.simple)
     write_tokenizer(folder / "tokenizer")
     vae = codec_stage(folder / "vae", chunks)
     data = cache_stage(folder / "latents.safetensors", chunks, vae, load_tokenizer(folder / "tokenizer"))
@@ -89,9 +87,7 @@ def pretrain(folder: Path, weights: Path, settings: PretrainSettings, device: to
     decoder = DecoderTraining(vae, pictures, settings.decoder, device)
     train_stage("decoder", decoder, folder, settings.decoder.pictures)
     export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
-    judge_chunks = render_stage(
-        folder / "judge-pictures", settings.judge_chunks, settings.workers, render_judge_chunk
-    )
+    judge_chunks = render_stage(folder / "judge-pictures", settings.judge_chunks, settings.workers, render_judge_chunk)
     for name, judge in zip(("attributes", "clip"), build_judges(), strict=True):
         training = JudgeTraining(judge, judge_chunks, patch_matrix(vae), settings.judges)
         train_stage(f"judge-{name}", training, folder, settings.judges.pictures)
@@ -112,9 +108,7 @@ class Sheets:
             self.draw(self.folder / f"{now:08d}.png")
 
 
-def render_stage(
-    folder: Path, count: int, workers: int, render: Callable[..., Path], *args: object
-) -> list[Path]:
+def render_stage(folder: Path, count: int, workers: int, render: Callable[..., Path], *args: object) -> list[Path]:
     """Render `count` files of a thousand pictures; those that exist are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -151,9 +145,7 @@ def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokeni
     return LatentSet(**load_file(path))
 
 
-def _cache_chunk(
-    path: Path, encoder: tuple[Tensor, Tensor], tokenizer: object, index: int
-) -> dict[str, Tensor]:
+def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: object, index: int) -> dict[str, Tensor]:
     with np.load(path) as chunk:
         pictures = to_tensor(chunk["pictures"])
         scenes = [Scene(**scene) for scene in json.loads(str(chunk["scenes"]))]
@@ -170,9 +162,7 @@ def _tokens(tokenizer: object, captions: list[str]) -> Tensor:
     return tokens
 
 
-def train_stage(
-    name: str, training: Training, folder: Path, pictures: int, sheets: Sheets | None = None
-) -> None:
+def train_stage(name: str, training: Training, folder: Path, pictures: int, sheets: Sheets | None = None) -> None:
     """Run a training to its end, from its saved state if there is one, saving every two minutes."""
     state = folder / f"{name}-state.safetensors"
     if state.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     splits = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while any(len(split) > 1 for split in splits):
-        pairs = Counter(pair for split in splits for pair in zip(split, split[1:], strict=False))
+        pairs = Counter(pair for split in splits for pair in itertools.pairwise(split))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         splits = [_merge(split, best) for split in splits]
@@ -43,9 +44,7 @@ def _merge(split: list[str], pair: tuple[str, str]) -> list[str]:
 
 def write_tokenizer(folder: Path) -> None:
     """Write vocab.json, merges.txt and the configuration of a `CLIPTokenizer` into `folder`."""
-    words = sorted(
-        {piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()}
-    )
+    words = sorted({piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()})
     merges = learn_merges(words)
     alphabet = byte_alphabet()
     symbols = [
@@ -58,9 +57,7 @@ def write_tokenizer(folder: Path) -> None:
     vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    (folder / "merges.txt").write_text(
-        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n"
-    )
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
     config = {
         "tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True,
         "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END,

@@ -97,10 +97,7 @@ def degrade(pictures: Tensor, codec: tuple[Tensor, Tensor], generator: torch.Gen
 def attribute_loss(judge: AttributeJudge, pictures: Tensor, truth: dict[str, Tensor]) -> Tensor:
     """Sum of the heads' cross-entropies; the subject's counts twice."""
     logits, _ = judge(pictures)
-    losses = {
-        name: functional.cross_entropy(logits[name].float(), truth[name], label_smoothing=0.02)
-        for name in truth
-    }
+    losses = {name: functional.cross_entropy(logits[name].float(), truth[name], label_smoothing=0.02) for name in truth}
     return torch.stack(list(losses.values())).sum() + losses["subject"]
 
 
@@ -177,17 +174,13 @@ class JudgeTraining:
 
     def _loss(self, pictures: Tensor, index: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         if isinstance(self.model, AttributeJudge):
-            return attribute_loss(
-                self.model, pictures, {name: values[index] for name, values in self.truth.items()}
-            )
+            return attribute_loss(self.model, pictures, {name: values[index] for name, values in self.truth.items()})
         assert isinstance(self.model, SmallCLIP)
         return clip_loss(self.model, pictures, word_tokens([caption(self.scenes[i], rng) for i in index]))
 
     def rate(self, done: float) -> float:
         """Share of the peak learning rate when `done` of the training is over."""
-        return (
-            min(1.0, (done + 1e-3) / self.settings.warmup) * 0.5 * (1 + float(np.cos(np.pi * min(done, 1.0))))
-        )
+        return min(1.0, (done + 1e-3) / self.settings.warmup) * 0.5 * (1 + float(np.cos(np.pi * min(done, 1.0))))
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs."""
