@@ -78,8 +78,7 @@ class Objective:
     def _student_text(self, denoisers: BankDenoisers) -> TextState:
         """Each sample's state at its rule's own prompt."""
         parts = [
-            denoisers.states(group.rule.student_prompt, denoisers.rows(group.rows).subjects)
-            for group in self._groups
+            denoisers.states(group.rule.student_prompt, denoisers.rows(group.rows).subjects) for group in self._groups
         ]
         if len(parts) == 1:
             return parts[0]
@@ -130,6 +129,5 @@ def _groups(jobs: Sequence[Job], batch: int) -> list[Group]:
         return [Group(find_rule(names[0]), None)]
     row_rules = [job.rule for job in jobs for _ in range(batch)]
     return [
-        Group(find_rule(name), torch.tensor([i for i, rule in enumerate(row_rules) if rule == name]))
-        for name in names
+        Group(find_rule(name), torch.tensor([i for i, rule in enumerate(row_rules) if rule == name])) for name in names
     ]

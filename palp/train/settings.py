@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from palp.errors import InputError
 
@@ -32,8 +32,8 @@ class TrainSettings:
     lr: float = 1e-4  # of the LoRA pairs, peak; a factor, normally 1, with Prodigy
     lr_placeholder: float = 5e-4  # of the learned words, peak; the same as lr with Prodigy
     warmup: int = 0  # steps until the peak, linear
-    schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up; cosine falls to 0
-    optimizer: Literal["adamw", "prodigy"] = "adamw"
+    schedule: str = "constant"  # "constant" or "cosine", which falls to 0 after the warm-up
+    optimizer: str = "adamw"  # "adamw" or "prodigy"
     weight_decay: float = 0.0  # a step, times the learning rate; of the LoRA pairs only
     clip: float | None = 1.0  # largest gradient norm of a job; None for no limit
     guidance_weight: float = 0.1  # λ; about 1 / alpha is a sensible size
@@ -106,7 +106,7 @@ def _typed(name: str, value: Any, annotation: str) -> Any:
     """The value if its type is the field's; whole numbers and "1e-4", text in YAML, become floats."""
     if value is None and "None" in annotation:
         return None
-    kinds = {"float": float, "int": int, "bool": bool, "str": str, "Literal": str}
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
     kind = next(kind for prefix, kind in kinds.items() if annotation.startswith(prefix))
     if type(value) is kind:
         return value

@@ -75,9 +75,7 @@ class Trainer:
         _check(base, jobs)
         self.base, self.jobs, self.settings = base, tuple(jobs), settings
         sites, alpha = base.sites(settings.sites), settings.lora_alpha or float(settings.rank)
-        self.bank = AdapterBank(
-            base.unet, AdapterSpec(base.fingerprint, sites, settings.rank, alpha), len(jobs)
-        )
+        self.bank = AdapterBank(base.unet, AdapterSpec(base.fingerprint, sites, settings.rank, alpha), len(jobs))
         for slot, job in enumerate(jobs):
             self.bank.init_(slot, job.seed)
         self.step = 0
@@ -219,8 +217,7 @@ class Trainer:
         adapter = self.bank.read(slot)
         spec = replace(adapter.spec, dtype=self.settings.dtype)
         down, up = (
-            {site: tensor.to(spec.torch_dtype) for site, tensor in side.items()}
-            for side in (adapter.down, adapter.up)
+            {site: tensor.to(spec.torch_dtype) for site, tensor in side.items()} for side in (adapter.down, adapter.up)
         )
         words = {
             word: {encoder: tensor.to(spec.torch_dtype) for encoder, tensor in encoders.items()}

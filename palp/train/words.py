@@ -93,9 +93,7 @@ class PromptStates:
     def _encode(self, prompt: Prompt) -> None:
         texts = [_text(prompt, member) for member in self._members]
         words: list[Placeholders] = [m.adapter.placeholders if m.adapter else {} for m in self._members]
-        keys = [
-            (text, id(word) if placeholders_in(text) else 0) for text, word in zip(texts, words, strict=True)
-        ]
+        keys = [(text, id(word) if placeholders_in(text) else 0) for text, word in zip(texts, words, strict=True)]
         first = list({key: index for index, key in reversed(list(enumerate(keys)))}.values())
         self._fixed[prompt] = TextState.cat(
             [
