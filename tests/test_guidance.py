@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from palp.train import TrainSettings
 BATCH, T = 3, 1000
 NUMEL = 4 * 8 * 8
 SETTINGS = TrainSettings(alpha=4.0, beta=2.0, gamma=1.5)
-EXACT = {"rtol": 1e-5, "atol": 1e-7}
+EXACT: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7}
 
 
 @dataclass
