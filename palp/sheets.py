@@ -19,6 +19,7 @@ __all__ = ["contact_sheet", "save_png", "to_images"]
 GAP = 6  # pixels between pictures, and around labels
 LABEL_SIZE = 12  # pixels
 LABEL_WIDTH = 150  # of a row's label, pixels
+SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged
 PAPER, INK = (255, 255, 255), (32, 32, 32)
 
 
@@ -51,9 +52,9 @@ def contact_sheet(
     Args:
         rows: pictures, row by row; a row may be shorter than others.
         row_labels, column_labels: one each, or none at all.
-        cell: side of a square cell in pixels; by default that of the largest picture.
+        cell: side of a square cell in pixels; by default that of the largest picture, 96 at least.
     """
-    side = cell or max(max(image.size) for row in rows for image in row)
+    side = cell or max(SMALLEST_CELL, *(max(image.size) for row in rows for image in row))
     font = ImageFont.load_default(LABEL_SIZE)
     tops = [_wrap(label, side, font) for label in column_labels]
     sides = [_wrap(label, LABEL_WIDTH, font) for label in row_labels]
