@@ -14,7 +14,7 @@ from palp.base.attention import MatmulAttention, use_matmul_attention
 from palp.errors import InputError
 from tests.tiny import KINDS, Kind, tiny_base, tiny_pipeline
 
-ROUNDED = {"rtol": 1e-4, "atol": 1e-5}  # float32, another order of summation in attention
+ROUNDED: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # float32, another order of summation in attention
 T = torch.tensor([0, 500, 999])
 PROMPTS = ["a photo of a cat", "", "cat"]
 
@@ -29,7 +29,9 @@ def test_predict_is_the_pipelines_unet_call(kind: Kind) -> None:
     x_t, text = noisy(base), base.encode_prompts(PROMPTS)
     conditions: dict[str, Any] = {}
     if kind == "sdxl":
-        size = pipeline._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=32)
+        size = pipeline._get_add_time_ids(
+            (16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=32
+        )
         conditions = {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": size.repeat(len(T), 1)}}
     with torch.no_grad():
         expected = pipeline.unet(x_t, T, text.hidden, **conditions).sample
@@ -54,7 +56,7 @@ def test_gradients_reach_latents_text_and_nothing_frozen(kind: Kind) -> None:
     base = tiny_base(kind)
     x_t, text = noisy(base).requires_grad_(), base.encode_prompts(PROMPTS)
     text.hidden.requires_grad_()
-    base.predict(x_t, T, text).square().sum().backward()
+    base.predict(x_t, T, text).square().sum().backward()  # type: ignore[no-untyped-call]
     assert x_t.grad is not None
     assert text.hidden.grad is not None
     assert (x_t.grad.flatten(1).abs().sum(1) > 0).all()

@@ -13,8 +13,8 @@ from palp.base import Base, TextState
 from palp.errors import InputError, UnknownPlaceholderError
 from tests.tiny import KINDS, TOKENS, Kind, tiny_base, tiny_pipeline, tiny_placeholder
 
-EXACT = {"rtol": 0.0, "atol": 0.0}
-ROUNDED = {"rtol": 1e-4, "atol": 1e-5}  # float32, batches of other sizes
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0}
+ROUNDED: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # float32, batches of other sizes
 
 PROMPTS = ["a photo of a cat", "", "Two CATS, in a box's shade!", "cat"]
 
@@ -32,7 +32,7 @@ def oracle(pipeline: Any, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
     return torch.cat(hidden), torch.cat(pooled) if pooled else None
 
 
-def assert_same(state: TextState, expected: tuple[Tensor, Tensor | None], tolerance: dict[str, float]) -> None:
+def assert_same(state: TextState, expected: tuple[Tensor, Tensor | None], tolerance: dict[str, Any]) -> None:
     torch.testing.assert_close(state.hidden, expected[0], **tolerance)
     assert (state.pooled is None) == (expected[1] is None)
     if state.pooled is not None:
@@ -59,8 +59,8 @@ def test_prompts_are_encoded_as_the_pipeline_does(kind: Kind) -> None:
 
 
 def spelled_out(prompt: str, vectors: int) -> str:
-    """`prompt` with all tokens of a [V] of several vectors. Diffusers does this too, but not for a name in capitals,
-    as its tokenizer answers in lower case."""
+    """`prompt` with all tokens of a [V] of several vectors. Diffusers does this too, but not for a name in
+    capitals, as its tokenizer answers in lower case."""
     return prompt.replace("[V]", " ".join(["[V]", *(f"[V]_{index}" for index in range(1, vectors))]))
 
 
@@ -89,7 +89,11 @@ def test_every_prompt_may_have_its_own_vectors(kind: Kind) -> None:
     mine, other = ({"[V]": tiny_placeholder(base, n, seed=n)} for n in (1, 2))
     together = base.encode_prompts(["a [V]", "a [V]", "a cat"], [mine, other, {}])
     alone = TextState.cat(
-        [base.encode_prompts(["a [V]"], mine), base.encode_prompts(["a [V]"], other), base.encode_prompts(["a cat"])]
+        [
+            base.encode_prompts(["a [V]"], mine),
+            base.encode_prompts(["a [V]"], other),
+            base.encode_prompts(["a cat"]),
+        ]
     )
     assert_same(together, (alone.hidden, alone.pooled), ROUNDED)
     assert not torch.allclose(together.hidden[0], together.hidden[1], **ROUNDED)
@@ -116,7 +120,9 @@ def test_gradient_is_that_of_finite_differences() -> None:
     vector = tiny_placeholder(base)["text_encoder"].double().requires_grad_()
 
     def encode(v: Tensor) -> Tensor:
-        return base.family.encode(base.encoders, ["a [V] cat"], [{"[V]": {"text_encoder": v}}]).hidden[:, :6, :4]
+        return base.family.encode(base.encoders, ["a [V] cat"], [{"[V]": {"text_encoder": v}}]).hidden[
+            :, :6, :4
+        ]
 
     assert torch.autograd.gradcheck(encode, vector, atol=1e-5)
 
@@ -131,18 +137,20 @@ def test_hooks_do_not_stay() -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pooling_is_at_the_end_token_in_old_and_new_configs(legacy: bool) -> None:
-    """Configs with `eos_token_id` 2 pool at the highest id. There diffusers pools at the added token, not at the end;
-    the state at the end token, projected, is the truth for both."""
+    """Configs with `eos_token_id` 2 pool at the highest id. There diffusers pools at the added token, not at
+    the end; the state at the end token, projected, is the truth for both."""
     base = tiny_base("sdxl")
-    encoder = base.text_encoders["text_encoder_2"]
+    encoder: Any = base.text_encoders["text_encoder_2"]
     if legacy:
-        encoder.text_model.eos_token_id = 2  # type: ignore[union-attr, assignment]
+        encoder.text_model.eos_token_id = 2
     known = {"[V]": tiny_placeholder(base, 2)}
     prompt = "a [V] cat"
     output = base.encoders["text_encoder_2"].encode([prompt], [known], hidden_states=True)
     end = 1 + 1 + 2 + 1  # start, a, [V] twice, cat
-    assert base.encoders["text_encoder_2"].tokenise([prompt], [known]).ids[0, end] == encoder.config.eos_token_id  # type: ignore[union-attr]
-    expected = encoder.text_projection(output.last_hidden_state[:, end])  # type: ignore[operator]
+    assert (
+        base.encoders["text_encoder_2"].tokenise([prompt], [known]).ids[0, end] == encoder.config.eos_token_id
+    )
+    expected = encoder.text_projection(output.last_hidden_state[:, end])
     torch.testing.assert_close(base.encode_prompts([prompt], known).pooled, expected, **ROUNDED)
 
 
@@ -177,7 +185,8 @@ def test_long_prompts_are_cut_as_the_pipeline_does(prompt: str, caplog: pytest.L
 def test_attention_mask_is_used_where_the_config_asks() -> None:
     base, pipeline = tiny_base("sd2"), tiny_pipeline("sd2")
     plain = base.encode_prompts(["a cat"]).hidden
-    for model in (base.text_encoders["text_encoder"], pipeline.text_encoder):
+    models: list[Any] = [base.text_encoders["text_encoder"], pipeline.text_encoder]
+    for model in models:
         model.config.use_attention_mask = True
     state = base.encode_prompts(["a cat"])
     assert_same(state, oracle(pipeline, ["a cat"]), ROUNDED)
@@ -211,8 +220,13 @@ def test_text_shape_is_that_of_a_row(kind: Kind) -> None:
 
 @pytest.mark.parametrize("with_pooled", [False, True])
 def test_rows_of_text_states(with_pooled: bool) -> None:
-    state = TextState(torch.arange(12.0).reshape(3, 2, 2), torch.arange(3.0)[:, None] if with_pooled else None)
-    first = lambda rows: rows.hidden[:, 0, 0].tolist()  # noqa: E731
+    state = TextState(
+        torch.arange(12.0).reshape(3, 2, 2), torch.arange(3.0)[:, None] if with_pooled else None
+    )
+
+    def first(rows: TextState) -> list[float]:
+        return [float(row[0, 0]) for row in rows.hidden]
+
     assert len(state) == 3
     assert first(state[[2, 0]]) == [8.0, 0.0]
     assert first(state[1:]) == first(state[torch.tensor([1, 2])]) == [4.0, 8.0]

@@ -15,8 +15,11 @@ from palp.base.sample import SCHEDULERS, classifier_free, initial_noise, make_sc
 from palp.errors import InputError
 from tests.tiny import KINDS, Kind, tiny_base, tiny_pipeline
 
-ALONE_OR_BATCHED = {"rtol": 0.0, "atol": 1e-4}  # what `sample` promises, float32
-ROUNDED = {"rtol": 1e-3, "atol": 1e-4}  # float32 through several steps, another order of summation in attention
+ALONE_OR_BATCHED: dict[str, Any] = {"rtol": 0.0, "atol": 1e-4}  # what `sample` promises, float32
+ROUNDED: dict[str, Any] = {
+    "rtol": 1e-3,
+    "atol": 1e-4,
+}  # float32 through several steps, attention sums in another order
 
 ORACLES: dict[str, Any] = {
     "ddim": DDIMScheduler,
@@ -90,7 +93,7 @@ def test_guide_replaces_guidance_and_sees_the_bases_noise_levels(kind: Kind, sch
     x0 = initial_noise(base, [5, 6])
 
     def oracle(x_t: Tensor, t: Tensor) -> Tensor:
-        """A denoiser that knows noise and picture: every x_t must then lie on the schedule's line between them."""
+        """Knows noise and picture: every x_t must then lie on the schedule's line between them."""
         nonlocal x0, noise
         if not seen and base.schedule.a(t)[0] > 0:
             x0 = (x_t - base.schedule.s(t) * noise) / base.schedule.a(t)
@@ -118,7 +121,9 @@ def test_timesteps_stay_whole(spacing: dict[str, str]) -> None:
 
 def test_latents_are_never_clipped() -> None:
     base = tiny_base("sd1")
-    base = replace(base, scheduler_config={**base.scheduler_config, "clip_sample": True, "thresholding": True})
+    base = replace(
+        base, scheduler_config={**base.scheduler_config, "clip_sample": True, "thresholding": True}
+    )
     for name in SCHEDULERS:
         config = make_scheduler(base, name, 5).config
         assert not config.get("clip_sample", False)
@@ -128,7 +133,7 @@ def test_latents_are_never_clipped() -> None:
 def test_wrong_requests() -> None:
     base = tiny_base("sd1")
     text = base.encode_prompts(["a cat", "cat", "to"])
-    with pytest.raises(InputError, match="heun.*ddim"):
+    with pytest.raises(InputError, match=r"heun.*ddim"):
         sample(base, text[:1], text[:1], [1], scheduler="heun")
     with pytest.raises(InputError, match="3 prompts and 2 seeds"):
         sample(base, text, text[:1], [1, 2])

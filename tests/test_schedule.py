@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from palp.base import NoiseSchedule
 from palp.errors import BaseLoadError
 
-EXACT = {"rtol": 0.0, "atol": 0.0}
-ROUNDED = {"rtol": 1e-5, "atol": 1e-5}  # float32, another order of the same operations
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0}
+ROUNDED: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # float32, another order of the same operations
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 T = torch.tensor([0, 1, 250, 500, 998, 999])
@@ -20,7 +20,8 @@ T = torch.tensor([0, 1, 250, 500, 998, 999])
 
 def make(prediction: str, zero_terminal: bool = False) -> tuple[NoiseSchedule, Any, Any]:
     config = {**BETAS, "prediction_type": prediction, "rescale_betas_zero_snr": zero_terminal}
-    ddpm, ddim = DDPMScheduler(**config, clip_sample=False), DDIMScheduler(**config, clip_sample=False)
+    ddpm: Any = DDPMScheduler(**config, clip_sample=False)  # type: ignore[no-untyped-call]
+    ddim: Any = DDIMScheduler(**config, clip_sample=False)  # type: ignore[no-untyped-call]
     return NoiseSchedule.from_config(ddim.config), ddpm, ddim
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import (
@@ -22,7 +22,15 @@ KINDS: tuple[Kind, ...] = ("sd1", "sd2", "sd2-v", "sdxl")
 
 WIDTH = 32
 TOKENS = 24
-MERGES = [("c", "a"), ("ca", "t</w>"), ("p", "h"), ("ph", "o"), ("t", "o</w>"), ("pho", "to</w>"), ("o", "f</w>")]
+MERGES = [
+    ("c", "a"),
+    ("ca", "t</w>"),
+    ("p", "h"),
+    ("ph", "o"),
+    ("t", "o</w>"),
+    ("pho", "to</w>"),
+    ("o", "f</w>"),
+]
 
 
 def save_tiny(kind: Kind, folder: Path) -> Path:
@@ -33,10 +41,15 @@ def save_tiny(kind: Kind, folder: Path) -> Path:
 
 def tiny_pipeline(kind: Kind) -> Any:
     """A random pipeline of `kind`: 8x8 latents, 16x16 pixels, width 32."""
-    torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _pipeline(kind)
+
+
+def _pipeline(kind: Kind) -> Any:
     common = {"vae": _vae(), "unet": _unet(kind), "scheduler": _scheduler(kind)}
     if kind == "sdxl":
-        return StableDiffusionXLPipeline(
+        return StableDiffusionXLPipeline(  # type: ignore[no-untyped-call]
             text_encoder=CLIPTextModel(_text_config(48, act="quick_gelu")),
             text_encoder_2=CLIPTextModelWithProjection(_text_config(WIDTH, act="gelu")),
             tokenizer=tiny_tokenizer(),
@@ -46,7 +59,7 @@ def tiny_pipeline(kind: Kind) -> Any:
             **common,
         )
     act = "quick_gelu" if kind == "sd1" else "gelu"
-    return StableDiffusionPipeline(
+    return StableDiffusionPipeline(  # type: ignore[no-untyped-call]
         text_encoder=CLIPTextModel(_text_config(WIDTH, act)),
         tokenizer=tiny_tokenizer(pad="<|endoftext|>" if kind == "sd1" else "!"),
         safety_checker=None,
@@ -70,15 +83,19 @@ def tiny_placeholder(base: Base, vectors: int = 1, seed: int = 0) -> dict[str, t
 
 def tiny_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """A CLIP tokenizer over the byte alphabet with a handful of merges, the end token last as in CLIP."""
-    alphabet = _byte_alphabet()
+    alphabet, merges = _byte_alphabet(), cast(list[str], MERGES)  # the annotation upstream forgets pairs
     words = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in MERGES)]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=MERGES, pad_token=pad, model_max_length=TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=TOKENS)
 
 
 def _byte_alphabet() -> list[str]:
     """GPT-2's printable stand-ins for all bytes, "!" first."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
 
 
@@ -125,11 +142,11 @@ def _unet(kind: Kind) -> UNet2DConditionModel:
         }
     elif kind != "sd1":
         common |= {"attention_head_dim": (2, 4), "use_linear_projection": True}
-    return UNet2DConditionModel(**common)
+    return UNet2DConditionModel(**common)  # type: ignore[no-untyped-call]
 
 
 def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
+    return AutoencoderKL(  # type: ignore[no-untyped-call]
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -142,7 +159,7 @@ def _vae() -> AutoencoderKL:
 
 def _scheduler(kind: Kind) -> DDIMScheduler:
     zero_terminal = kind == "sd2-v"
-    return DDIMScheduler(
+    return DDIMScheduler(  # type: ignore[no-untyped-call]
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",

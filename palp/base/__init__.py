@@ -6,4 +6,13 @@ from palp.base.sample import sample
 from palp.base.schedule import NoiseSchedule
 from palp.base.text import Placeholders, TextShape, TextState
 
-__all__ = ["Base", "NoiseSchedule", "Placeholders", "TextShape", "TextState", "base_from_pipeline", "load_base", "sample"]
+__all__ = [
+    "Base",
+    "NoiseSchedule",
+    "Placeholders",
+    "TextShape",
+    "TextState",
+    "base_from_pipeline",
+    "load_base",
+    "sample",
+]

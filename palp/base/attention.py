@@ -18,21 +18,22 @@ class MatmulAttention:
         encoder_hidden_states: Float[Tensor, "batch context cross"] | None = None,
         attention_mask: None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """What the attention module `attn` gives for `hidden_states`, reading `encoder_hidden_states` if any."""
+        """Output of the attention module `attn`; it reads `encoder_hidden_states`, or else its own input."""
         assert attention_mask is None
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = self._heads(attn, attn.to_q(hidden_states))
-        key = self._heads(attn, attn.to_k(context))
-        value = self._heads(attn, attn.to_v(context))
+        query = _heads(attn, attn.to_q(hidden_states))
+        key = _heads(attn, attn.to_k(context))
+        value = _heads(attn, attn.to_v(context))
         weights = ((query * attn.scale) @ key.transpose(-1, -2)).softmax(-1)
-        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        mixed: Tensor = (weights @ value).transpose(1, 2).flatten(2)
         for module in attn.to_out:
             mixed = module(mixed)
         return mixed
 
-    @staticmethod
-    def _heads(attn: Any, states: Tensor) -> Float[Tensor, "batch heads tokens head_dim"]:
-        return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+def _heads(attn: Any, states: Tensor) -> Float[Tensor, "batch heads tokens head_dim"]:
+    batch, tokens, _ = states.shape
+    return states.view(batch, tokens, attn.heads, -1).transpose(1, 2)
 
 
 def use_matmul_attention(unet: nn.Module) -> None:
@@ -40,4 +41,4 @@ def use_matmul_attention(unet: nn.Module) -> None:
     processor = MatmulAttention()
     for name, module in unet.named_modules():
         if name.endswith((".attn1", ".attn2")):
-            module.set_processor(processor)  # type: ignore[operator]
+            module.set_processor(processor)

@@ -22,7 +22,7 @@ from palp.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A frozen text-to-image model: prompts to text states, noisy latents to predictions, pictures to latents.
+    """A frozen text-to-image model: prompts to states, noisy latents to predictions, pictures to latents.
 
     Arguments:
         name: "icons" for the embedded base, else its family.
@@ -101,8 +101,8 @@ class Base:
             placeholders = [placeholders or {}] * len(prompts)
         if isinstance(prompts, str) or len(prompts) == 0 or len(placeholders) != len(prompts):
             raise InputError(
-                f"got prompts {prompts!r} with {len(placeholders)} placeholder mappings, expected a non-empty list "
-                "of prompts and one mapping a prompt; give one mapping for all, or as many as prompts"
+                f"got prompts {prompts!r} with {len(placeholders)} placeholder mappings, expected a list of "
+                "prompts and one mapping a prompt; give one mapping for all, or as many as prompts"
             )
         with self._arithmetic():
             return self.family.encode(self.encoders, prompts, placeholders)

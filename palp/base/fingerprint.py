@@ -16,10 +16,11 @@ SAMPLED_ELEMENTS = 16_384
 def fingerprint(denoiser: Any) -> str:
     """First half of the sha256 over the denoiser's configuration and weights, 32 hex digits.
 
-    The configuration goes in as sorted JSON without keys that start with an underscore (versions, paths). Every
-    tensor goes in, by sorted name, as name, shape and the bfloat16 bytes of up to `SAMPLED_ELEMENTS` elements at an
-    even stride. Float32 and bfloat16 copies of the same weights agree, and so does a float16 file loaded as either;
-    float16 made from float32 rounds first and may differ, so weights are hashed before a cast to float16.
+    The configuration goes in as sorted JSON without keys that start with an underscore (versions, paths).
+    Every tensor goes in, by sorted name, as name, shape and the bfloat16 bytes of up to `SAMPLED_ELEMENTS`
+    elements at an even stride. Float32 and bfloat16 copies of the same weights agree, and so does a float16
+    file loaded as either; float16 made from float32 rounds first and may differ, so weights are hashed before
+    a cast to float16.
     """
     digest = hashlib.sha256()
     config = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}

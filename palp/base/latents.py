@@ -11,7 +11,7 @@ from torch import Tensor
 
 def pixels_per_latent(vae: Any) -> int:
     """How many pixels one latent covers along a side."""
-    if "spatial_compression_ratio" in vae.config or hasattr(vae, "spatial_compression_ratio"):
+    if hasattr(vae, "spatial_compression_ratio"):
         return int(vae.spatial_compression_ratio)
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 

@@ -36,9 +36,9 @@ def load_base(
     Arguments:
         source: "icons" (in the package), a hub id, a diffusers folder, or a `.safetensors` checkpoint.
         device: "cpu", "cuda", …; by default CUDA where there is one.
-        dtype: "float32", "bfloat16", "float16" or "auto". Auto is bfloat16 on CUDA (float16 where that is missing) and
-            on CPUs with bfloat16 units, else float32. On CUDA weights have this type; on CPUs they stay float32 and
-            arithmetic is autocast. The autoencoder is float32 everywhere.
+        dtype: "float32", "bfloat16", "float16" or "auto". Auto is bfloat16 on CUDA (float16 where that is
+            missing) and on CPUs with bfloat16 units, else float32. On CUDA weights have this type; on CPUs
+            they stay float32 and arithmetic is autocast. The autoencoder is float32 everywhere.
         config: local folder with a diffusers pipeline's configuration, for a single file without network.
 
     Raises:
@@ -93,8 +93,8 @@ def _check_unet(pipeline: Any) -> None:
     got, expected = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if got != expected:
         raise BaseLoadError(
-            f"got a denoiser of {got} input channels, expected the {expected} of its autoencoder; inpainting, depth "
-            "and editing models are no bases, use the text-to-image model"
+            f"got a denoiser of {got} input channels, expected {expected} as its autoencoder; inpainting, "
+            "depth and editing models are no bases, use the text-to-image model"
         )
 
 
@@ -103,12 +103,12 @@ def _load_pipeline(source: str, weights: torch.dtype, config: Path | None) -> An
     path = ICONS_WEIGHTS if source == "icons" else Path(source).expanduser()
     if path.suffix.lower() in PICKLES:
         raise BaseLoadError(
-            f"got {path.name}, a pickle that can run code when loaded, expected .safetensors; convert it first"
+            f"got {path.name}, a pickle that can run code when loaded, expected .safetensors; convert it"
         )
     if path.is_file():
         return _load_file(path, config)
     if source == "icons" and not path.is_dir():
-        raise BaseLoadError(f"got no embedded base at {path}, expected its weights there; reinstall the package")
+        raise BaseLoadError(f"got no embedded base at {path}, expected its weights; reinstall the package")
     if not path.is_dir() and not HUB_ID.fullmatch(source):
         raise BaseLoadError(
             f"got base {source!r}, expected 'icons', a hub id such as 'owner/name', a diffusers folder or a "
@@ -118,7 +118,7 @@ def _load_pipeline(source: str, weights: torch.dtype, config: Path | None) -> An
 
 
 def _load_folder(source: str, weights: torch.dtype) -> Any:
-    """A pipeline in diffusers' own layout, local or on the hub; its kind is known before weights are fetched."""
+    """A pipeline in diffusers' own layout, local or on the hub; its kind is checked before the download."""
     from diffusers import DiffusionPipeline
 
     with _said_in_one_sentence(source):
@@ -144,8 +144,9 @@ def _load_file(path: Path, config: Path | None) -> Any:
             parts = dict(DiffusionPipeline.load_config(str(config)))
         else:
             with safe_open(path, "pt") as file:
-                xl = any(key.startswith("conditioner.") for key in file.keys())
-            parts = {"unet": [], "text_encoder": []} | ({"text_encoder_2": []} if xl else {"safety_checker": []})
+                xl = any(key.startswith("conditioner.") for key in file.keys())  # noqa: SIM118
+            kind = "text_encoder_2" if xl else "safety_checker"
+            parts = {"unet": [], "text_encoder": [], kind: []}
         return _pipeline_class(str(path), parts).from_single_file(
             str(path),
             config=None if config is None else str(config),
@@ -160,8 +161,8 @@ def _family(source: str, parts: Mapping[str, Any]) -> Family:
     family = find(parts)
     if family is None:
         raise BaseLoadError(
-            f"got {source} holding a {parts.get('_class_name')}, expected an SD 1.x, SD 2.x or SDXL pipeline; "
-            "use one of these"
+            f"got {source} holding a {parts.get('_class_name')}, expected an SD 1.x, SD 2.x or SDXL "
+            "pipeline; use one of these"
         )
     return family
 
@@ -182,7 +183,7 @@ def _unwanted(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _said_in_one_sentence(source: str) -> Iterator[None]:
-    """Errors of the libraries become one `BaseLoadError`; their deprecation notes are about files, not about us."""
+    """Errors of the libraries become one `BaseLoadError`; deprecation notes about old files are dropped."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -190,15 +191,17 @@ def _said_in_one_sentence(source: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseLoadError(
-            f"could not load base {source}: {reason.rstrip('.')}; expected safetensors weights and configuration of "
-            "an SD 1.x, SD 2.x or SDXL pipeline"
+            f"could not load base {source}: {reason.rstrip('.')}; expected safetensors weights and "
+            "configuration of an SD 1.x, SD 2.x or SDXL pipeline"
         ) from error
 
 
 def _encoders(pipeline: Any, place: torch.device, weights: torch.dtype) -> dict[str, PromptEncoder]:
     pairs = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     return {
-        name: PromptEncoder(name, getattr(pipeline, tokenizer), _moved(getattr(pipeline, name), place, weights))
+        name: PromptEncoder(
+            name, getattr(pipeline, tokenizer), _moved(getattr(pipeline, name), place, weights)
+        )
         for name, tokenizer in pairs.items()
         if getattr(pipeline, name, None) is not None
     }
@@ -217,7 +220,7 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"got device {name!r}, which this machine lacks; give 'cpu' or leave it out") from error
+        raise InputError(f"got device {name!r}, which is not here; give 'cpu' or leave it out") from error
     return device
 
 

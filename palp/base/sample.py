@@ -13,7 +13,12 @@ from palp.base.base import Base
 from palp.base.text import TextState
 from palp.errors import InputError
 
-SCHEDULERS = ("ddim", "dpm++2m", "euler")
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "euler": ("EulerDiscreteScheduler", {}),
+}
+"""Samplers by name: class of diffusers, options beside the base's configuration."""
 
 Guide = Callable[[Tensor, Tensor], Tensor]
 
@@ -86,25 +91,23 @@ def classifier_free(base: Base, text: TextState, null: TextState, guidance: floa
 def make_scheduler(base: Base, name: str, steps: int) -> Any:
     """A sampler of diffusers with the base's configuration, set to `steps`.
 
-    Latents are never clipped. Spacing "linspace" becomes "leading": timesteps stay whole, so that x_t sits at a noise
-    level of the base's own schedule.
+    Latents are never clipped. Spacing "linspace" becomes "leading": timesteps stay whole, so that x_t sits at
+    a noise level of the base's own schedule.
     """
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise InputError(
+            f"got scheduler {name!r}, expected one of {', '.join(SCHEDULERS)}; choose one of these"
+        )
     if steps < 1:
         raise InputError(f"got {steps} steps, expected at least one; 20 is usual")
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
-
+    class_name, options = SCHEDULERS[name]
     config = {key: value for key, value in base.scheduler_config.items() if key != "_class_name"}
-    spacing = config.get("timestep_spacing", "leading")
-    config |= {"timestep_spacing": "leading" if spacing == "linspace" else spacing}
-    config |= {"clip_sample": False, "thresholding": False}
-    if name == "ddim":
-        sampler = DDIMScheduler.from_config(config)
-    elif name == "dpm++2m":
-        sampler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
-    elif name == "euler":
-        sampler = EulerDiscreteScheduler.from_config(config)
-    else:
-        raise InputError(f"got scheduler {name!r}, expected one of {', '.join(SCHEDULERS)}; choose one of these")
+    config |= {"clip_sample": False, "thresholding": False, **options}
+    if config.get("timestep_spacing", "linspace") == "linspace":
+        config["timestep_spacing"] = "leading"
+    sampler = getattr(diffusers, class_name).from_config(config)
     sampler.set_timesteps(steps, device=base.device)
     return sampler
 

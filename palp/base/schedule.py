@@ -41,10 +41,10 @@ class NoiseSchedule:
         prediction = config.get("prediction_type", "epsilon")
         if "beta_schedule" not in config or prediction not in get_args(Prediction):
             raise BaseLoadError(
-                f"got a base with scheduler {config.get('_class_name')} predicting {prediction!r}, expected a beta "
-                f"schedule with one of {', '.join(get_args(Prediction))}; use an SD 1.x, SD 2.x or SDXL base"
+                f"got a base with scheduler {config.get('_class_name')} predicting {prediction!r}, expected "
+                f"a beta schedule and {' or '.join(get_args(Prediction))}; use an SD 1.x, SD 2.x or SDXL base"
             )
-        alphas = DDIMScheduler.from_config(config).alphas_cumprod
+        alphas = DDIMScheduler.from_config(config).alphas_cumprod  # type: ignore[no-untyped-call]
         return cls(alphas.to(device=device, dtype=torch.float32), cast(Prediction, prediction))
 
     def __len__(self) -> int:
@@ -65,7 +65,10 @@ class NoiseSchedule:
         return self.a(t) * x0 + self.s(t) * noise
 
     def to_noise(
-        self, output: Float[Tensor, "batch c h w"], x_t: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"]
+        self,
+        output: Float[Tensor, "batch c h w"],
+        x_t: Float[Tensor, "batch c h w"],
+        t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch c h w"]:
         """Native output as noise: itself, or a v + s x_t."""
         if self.prediction == "epsilon":
@@ -73,7 +76,10 @@ class NoiseSchedule:
         return self.a(t) * output + self.s(t) * x_t
 
     def to_x0(
-        self, output: Float[Tensor, "batch c h w"], x_t: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"]
+        self,
+        output: Float[Tensor, "batch c h w"],
+        x_t: Float[Tensor, "batch c h w"],
+        t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch c h w"]:
         """Native output as the clean estimate: (x_t − s noise) / a, or a x_t − s v (finite where a = 0)."""
         if self.prediction == "epsilon":

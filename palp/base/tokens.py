@@ -53,7 +53,9 @@ class PromptEncoder:
         assert isinstance(table, nn.Embedding)
         return table
 
-    def encode(self, prompts: Sequence[str], placeholders: Sequence[Placeholders], hidden_states: bool) -> Any:
+    def encode(
+        self, prompts: Sequence[str], placeholders: Sequence[Placeholders], hidden_states: bool
+    ) -> Any:
         """The encoder's own output on `prompts`, differentiable in the placeholders."""
         batch = self.tokenise(prompts, placeholders)
         wants_mask = getattr(self.model.config, "use_attention_mask", False)
@@ -68,9 +70,10 @@ class PromptEncoder:
         """Mean of the embeddings of the tokens of `word`, float32: a start for [V]."""
         ids = self._ids(word)
         if not ids:
-            raise InputError(f"word {word!r} has no tokens; give a word with letters or digits, such as 'cat'")
-        with torch.no_grad():
-            return self.embedding.weight[torch.tensor(ids, device=self.embedding.weight.device)].float().mean(0)
+            raise InputError(
+                f"word {word!r} has no tokens; give a word with letters or digits, such as 'cat'"
+            )
+        return self.embedding.weight[ids].detach().float().mean(0)
 
     def tokenise(self, prompts: Sequence[str], placeholders: Sequence[Placeholders]) -> TokenBatch:
         """Token ids of `prompts` padded to the tokenizer's length, as after `load_textual_inversion`.
@@ -82,38 +85,48 @@ class PromptEncoder:
         Raises:
             UnknownPlaceholderError: a prompt holds a placeholder that its mapping lacks.
         """
-        bos, eos, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         length, device = self.tokenizer.model_max_length, self.embedding.weight.device
-        ids, mask, places, vectors = [], [], [], []
-        for row, (prompt, known) in enumerate(zip(prompts, placeholders, strict=True)):
-            content = self._content(prompt, known)
-            if len(content) > length - 2:
-                logger.warning("prompt cut to its first %d tokens of %d: %r", length - 2, len(content), prompt)
-            content = content[: length - 2]
-            for column, token in enumerate(content, start=1):
-                if isinstance(token, Tensor):
-                    places.append((row, column))
-                    vectors.append(token)
-            tokens = [bos, *(self._stand_in if isinstance(token, Tensor) else token for token in content), eos]
-            padding = length - len(tokens)
-            ids.append(tokens + [pad] * padding)
-            mask.append([1] * len(tokens) + [0] * padding)
+        contents = [self._content(*pair) for pair in zip(prompts, placeholders, strict=True)]
+        padding = [length - 2 - len(content) for content in contents]
+        learned = [
+            (row, column, token)
+            for row, content in enumerate(contents)
+            for column, token in enumerate(content, start=1)
+            if isinstance(token, Tensor)
+        ]
+        places = torch.tensor([place[:2] for place in learned], dtype=torch.long, device=device)
         return TokenBatch(
-            torch.tensor(ids, device=device),
-            torch.tensor(mask, device=device),
-            torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2),
-            torch.stack(vectors).to(device) if vectors else None,
+            ids=torch.tensor(
+                [self._framed(*pair) for pair in zip(contents, padding, strict=True)], device=device
+            ),
+            mask=torch.tensor([[1] * (length - free) + [0] * free for free in padding], device=device),
+            places=places.reshape(-1, 2),
+            vectors=torch.stack([vector for _, _, vector in learned]).to(device) if learned else None,
         )
 
     def _content(self, prompt: str, known: Placeholders) -> list[int | Tensor]:
-        """Ids of the words of `prompt` with, at each placeholder, its vectors in order."""
+        """Ids of the words of `prompt` with, at each placeholder, its vectors in order; cut to what fits."""
         content: list[int | Tensor] = []
         end = 0
         for match in PLACEHOLDER.finditer(prompt):
             content += self._ids(prompt[end : match.start()])
             content += list(self._vectors(match.group(), known))
             end = match.end()
-        return content + self._ids(prompt[end:])
+        content += self._ids(prompt[end:])
+        fits = self.tokenizer.model_max_length - 2
+        if len(content) > fits:
+            logger.warning("prompt cut to its first %d tokens of %d: %r", fits, len(content), prompt)
+        return content[:fits]
+
+    def _framed(self, content: list[int | Tensor], padding: int) -> list[int]:
+        """Ids with start, end and padding, and a stand-in where a vector will be.
+
+        The stand-in must lose the search for the end token that CLIP pools at: by value (`eos_token_id`) or,
+        in configurations older than the added-token fix, by the highest id of the prompt. The start token does.
+        """
+        bos, eos, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
+        ids = [bos if isinstance(token, Tensor) else token for token in content]
+        return [bos, *ids, eos, *[pad] * padding]
 
     def _vectors(self, placeholder: str, known: Placeholders) -> Float[Tensor, "vectors dim"]:
         """The vectors of `placeholder` for this encoder, checked."""
@@ -126,8 +139,8 @@ class PromptEncoder:
         vectors, dim = known[placeholder].get(self.name), self.embedding.embedding_dim
         if vectors is None:
             raise InputError(
-                f"placeholder {placeholder} has vectors for {sorted(known[placeholder])}, expected {self.name!r} "
-                "among them; use an adapter made for this base"
+                f"placeholder {placeholder} has vectors for {sorted(known[placeholder])}, expected "
+                f"{self.name!r} among them; use an adapter made for this base"
             )
         if vectors.ndim != 2 or vectors.shape[1] != dim:
             raise InputError(
@@ -138,14 +151,6 @@ class PromptEncoder:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-
-    @property
-    def _stand_in(self) -> int:
-        """An id for replaced positions. It must lose the search for the end token that CLIP pools at: by value
-        (`eos_token_id`) or, in configs older than the added-token fix, by the highest id of the prompt."""
-        start: int = self.tokenizer.bos_token_id
-        assert start != self.tokenizer.eos_token_id
-        return start
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Kinds of text-to-image pipelines. A family is a small object; `find` picks one from a pipeline's parts list."""
+"""Kinds of text-to-image pipelines; `find` knows a pipeline's family from the list of its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of pipeline must tell us. A DiT or flow-matching family would be another class of this shape."""
+"""What a kind of pipeline must tell us. A DiT or flow-matching family would be another such class."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class Family(Protocol):
 
     @classmethod
     def match(cls, parts: Mapping[str, Any]) -> Family | None:
-        """The family object for a pipeline with these parts (`model_index.json`), None if it is of another kind."""
+        """The family of a pipeline with these parts (`model_index.json`), None if it is of another kind."""
 
     def text_shape(self, encoders: Mapping[str, PromptEncoder]) -> TextShape:
         """Sizes of one encoded prompt."""
 
     def encode(
-        self, encoders: Mapping[str, PromptEncoder], prompts: Sequence[str], placeholders: Sequence[Placeholders]
+        self,
+        encoders: Mapping[str, PromptEncoder],
+        prompts: Sequence[str],
+        placeholders: Sequence[Placeholders],
     ) -> TextState:
         """Encoded prompts, differentiable in the placeholders."""
 

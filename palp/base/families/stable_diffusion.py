@@ -23,7 +23,8 @@ class StableDiffusion:
     @classmethod
     def match(cls, parts: Mapping[str, Any]) -> StableDiffusion | None:
         """A UNet and one text encoder."""
-        return cls() if "unet" in parts and "text_encoder" in parts and "text_encoder_2" not in parts else None
+        known = "unet" in parts and "text_encoder" in parts and "text_encoder_2" not in parts
+        return cls() if known else None
 
     def text_shape(self, encoders: Mapping[str, PromptEncoder]) -> TextShape:
         """Tokens and width of the encoder."""
@@ -31,7 +32,10 @@ class StableDiffusion:
         return TextShape(encoder.tokenizer.model_max_length, encoder.model.config.hidden_size, None)
 
     def encode(
-        self, encoders: Mapping[str, PromptEncoder], prompts: Sequence[str], placeholders: Sequence[Placeholders]
+        self,
+        encoders: Mapping[str, PromptEncoder],
+        prompts: Sequence[str],
+        placeholders: Sequence[Placeholders],
     ) -> TextState:
         """Last hidden states."""
         encoder = encoders["text_encoder"]

@@ -21,8 +21,8 @@ ABSENT = [None, None]
 
 @dataclass(frozen=True)
 class StableDiffusionXL:
-    """SDXL. The denoiser reads the penultimate states of both encoders, the pooled embedding of the second one and
-    the picture's size, crop and target size.
+    """SDXL. The denoiser reads the penultimate states of both encoders, the pooled embedding of the second
+    one and the picture's size, crop and target size.
 
     Arguments:
         empty_is_zero: the empty prompt is all zeros, as the published base was trained.
@@ -47,7 +47,10 @@ class StableDiffusionXL:
         return TextShape(first.tokenizer.model_max_length, hidden, second.model.config.projection_dim)
 
     def encode(
-        self, encoders: Mapping[str, PromptEncoder], prompts: Sequence[str], placeholders: Sequence[Placeholders]
+        self,
+        encoders: Mapping[str, PromptEncoder],
+        prompts: Sequence[str],
+        placeholders: Sequence[Placeholders],
     ) -> TextState:
         """Penultimate hidden states side by side, and the projected state at the end token of encoder 2."""
         first, second = encoders["text_encoder"], encoders["text_encoder_2"]

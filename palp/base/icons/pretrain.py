@@ -54,7 +54,7 @@ def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokeni
     if not path.exists():
         encoder = patch_matrix(vae)
         parts = [_cache_chunk(chunk, encoder, tokenizer, i) for i, chunk in enumerate(tqdm(chunks, desc="caching"))]
-        tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        tensors = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
         tensors["no_caption"] = _tokens(tokenizer, [""])[0]
         with atomic_write(path) as partial:
             save_file(tensors, partial)

@@ -1,0 +1,152 @@
+"""Two independent judges of the picture world: an attribute classifier and a small CLIP. Never a training signal."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from palp.base.icons.grammar import PALETTES, PLACES, STYLES, WEATHERS, concepts, training_subjects
+from palp.errors import BaseLoadError
+
+FOLDER = Path(__file__).parent / "weights" / "judges"
+EMBEDDING = 128
+Attribute = Literal["style", "place", "weather", "palette", "subject", "companion"]
+
+
+@cache
+def labels() -> dict[str, tuple[str, ...]]:
+    """The words of every head. The subject head also knows the training split's characters, never the report split's."""
+    known = tuple(name for name, entry in training_subjects().items() if entry["split"] == "train")
+    return {
+        "style": tuple(STYLES), "place": tuple(PLACES), "weather": tuple(WEATHERS), "palette": tuple(PALETTES),
+        "subject": (*concepts(), *known), "companion": ("none", *concepts()),
+    }  # fmt: skip
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions around a skip."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+        )  # fmt: skip
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """`relu(x + body(x))`."""
+        return functional.relu(x + self.body(x))
+
+
+def _trunk(widths: tuple[int, int, int]) -> nn.Sequential:
+    """Pictures `[n, 3, 128, 128]` to features `[n, widths[2], 8, 8]`."""
+
+    def down(fan_in: int, width: int, stride: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(fan_in, width, 3, stride=stride, padding=1, bias=False)
+        return [convolution, nn.BatchNorm2d(width), nn.ReLU(), Residual(width)]
+
+    a, b, c = widths
+    return nn.Sequential(nn.PixelUnshuffle(4), *down(48, a, 1), *down(a, b, 2), *down(b, c, 2))
+
+
+class AttributeJudge(nn.Module):
+    """One linear head an attribute on pooled features, and a unit embedding of the subject.
+
+    The subject's embedding is read from the left and middle of the picture by attention, since a companion stands right.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 192
+        self.trunk = _trunk((48, 96, width))
+        self.gaze = nn.Conv2d(width, 2, 1)  # where to look for the subject and for the companion
+        self.place = nn.Parameter(torch.zeros(2, 8, 8))
+        self.embed = nn.Linear(width, EMBEDDING)
+        sizes = {name: len(words) for name, words in labels().items()}
+        fan_in = {"subject": EMBEDDING, "companion": width}
+        self.heads = nn.ModuleDict({name: nn.Linear(fan_in.get(name, 2 * width), size) for name, size in sizes.items()})
+
+    def forward(self, pictures: Float[Tensor, "n 3 128 128"]) -> tuple[dict[str, Tensor], Float[Tensor, "n dim"]]:
+        """Logits by attribute, and unit subject embeddings, of pictures in [-1, 1]."""
+        features = self.trunk(pictures)
+        pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
+        gaze = (self.gaze(features) + self.place).flatten(2).softmax(dim=2)
+        subject, companion = torch.einsum("nkp,ncp->knc", gaze, features.flatten(2)).unbind(0)
+        embedding = functional.normalize(self.embed(subject), dim=1)
+        logits = {name: self.heads[name](pooled) for name in ("style", "place", "weather", "palette")}
+        logits["subject"] = 16 * self.heads["subject"](embedding)
+        logits["companion"] = self.heads["companion"](companion)
+        return logits, embedding
+
+
+class SmallCLIP(nn.Module):
+    """A contrastive judge: a picture tower and a text tower of its own over word indices."""
+
+    def __init__(self, vocabulary: int, tokens: int) -> None:
+        super().__init__()
+        width = 160
+        self.trunk = _trunk((32, 64, width))
+        self.project = nn.Linear(2 * width, EMBEDDING)
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.project_text = nn.Linear(width, EMBEDDING)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def embed_pictures(self, pictures: Float[Tensor, "n 3 128 128"]) -> Float[Tensor, "n dim"]:
+        """Unit embeddings of pictures in [-1, 1]."""
+        features = self.trunk(pictures)
+        pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
+        return functional.normalize(self.project(pooled), dim=1)
+
+    def embed_tokens(self, tokens: Int[Tensor, "n tokens"]) -> Float[Tensor, "n dim"]:
+        """Unit embeddings of captions given as word indices, 0 for padding."""
+        hidden = self.words(tokens) + self.positions
+        padding = tokens == 0
+        hidden = self.text(hidden, src_key_padding_mask=padding)
+        kept = (~padding).float()[..., None]
+        return functional.normalize(self.project_text((hidden * kept).sum(dim=1) / kept.sum(dim=1)), dim=1)
+
+
+CAPTION_WORDS = 32
+
+
+@cache
+def word_index() -> dict[str, int]:
+    """Indices of the grammar's words for `SmallCLIP`; 0 pads, 1 stands for any other word."""
+    from palp.base.icons.grammar import vocabulary
+
+    return {word: index + 2 for index, word in enumerate(vocabulary())}
+
+
+def word_tokens(captions: list[str]) -> Int[Tensor, "n tokens"]:
+    """Captions as word indices for `SmallCLIP`, padded to 32."""
+    index = word_index()
+    rows = [[index.get(word, 1) for word in text.lower().split()][:CAPTION_WORDS] for text in captions]
+    return torch.tensor([row + [0] * (CAPTION_WORDS - len(row)) for row in rows])
+
+
+def build_judges() -> tuple[AttributeJudge, SmallCLIP]:
+    """Both judges, untrained."""
+    return AttributeJudge(), SmallCLIP(len(word_index()) + 2, CAPTION_WORDS)
+
+
+@cache
+def load_judges() -> tuple[AttributeJudge, SmallCLIP]:
+    """The shipped judges, frozen. Raises BaseLoadError when the package has none."""
+    judges = build_judges()
+    for judge, name in zip(judges, ("attributes", "clip"), strict=True):
+        path = FOLDER / f"{name}.safetensors"
+        if not path.is_file():
+            raise BaseLoadError(f"no judge at {path}, expected it with the package: reinstall palp-hyper")
+        judge.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+        judge.eval().requires_grad_(False)
+    return judges
