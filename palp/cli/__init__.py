@@ -14,6 +14,7 @@ To add a command, write its function in `palp/cli/<command>.py` and register it 
 A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sentences and exit codes.
 """
 
+from palp.cli.inspect import inspect
 from palp.cli.shell import create_app
 
 __all__ = ["app"]
@@ -22,3 +23,4 @@ app = create_app(
     "palp-hyper",
     "Personalise a text-to-image model so that it draws your subject and still follows your prompt.",
 )
+app.command("inspect")(inspect)

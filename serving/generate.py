@@ -1,0 +1,88 @@
+"""`palp-serve generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from palp.cli.options import BaseConfig, BaseName, Class, Device, Dtype, Json, print_json
+
+if TYPE_CHECKING:
+    from palp.adapter import Adapter
+    from palp.base import Base
+
+
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw, with [V] for the subject; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="PNG file; several pictures get numbered names.")],
+    subject: Annotated[
+        Path | None,
+        typer.Option(help="Adapter file, run folder, or folder of pictures, which is learned first (and kept)."),
+    ] = None,
+    class_word: Class = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="Prompt adapter: one for all prompts, or one for each in turn.")
+    ] = None,
+    subject_scale: Annotated[float, typer.Option(help="Strength of the subject's adapter.")] = 1.0,
+    adapter_scale: Annotated[float, typer.Option(help="Strength of the prompt adapter.")] = 1.0,
+    seed: Annotated[list[int] | None, typer.Option(help="Of the noise; may be repeated.  [default: 0]")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    scheduler: Annotated[str, typer.Option(help="ddim, dpm++2m or euler.")] = "ddim",
+    base: BaseName = "icons",
+    base_config: BaseConfig = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw pictures: every prompt with every seed, in one batch."""
+    from palp.base import load_base
+    from palp.cli.progress import steps_bar
+    from palp.draw import Sampling, batches_of, draw
+    from palp.sheets import save_png, to_images
+    from serving.pictures import Request, notes, output_paths, plan
+
+    seeds, files = seed or [0], adapter or []
+    paths = output_paths(out, len(prompt) * len(seeds))
+    model = load_base(base, device, dtype, base_config)
+    learned = None if subject is None else _subject(model, subject, class_word, prompt)
+    prompt_adapters = [_load(model, file) for file in files]
+    pictures = plan(Request(prompt, seeds, learned, prompt_adapters, subject_scale, adapter_scale))
+    sampling = Sampling(steps, guidance, scheduler)
+    with steps_bar("drawing", steps * batches_of(len(pictures))) as advance:
+        images = to_images(draw(model, pictures, sampling, advance))
+    for index, (picture, image, path) in enumerate(zip(pictures, images, paths, strict=True)):
+        used = [] if subject is None else [f"{subject} × {subject_scale:g}"]
+        if files:
+            used.append(f"{files[0] if len(files) == 1 else files[index // len(seeds)]} × {adapter_scale:g}")
+        save_png(image, path, notes(picture, sampling, model.fingerprint, used))
+    if as_json:
+        print_json({"pictures": [str(path) for path in paths], "base": model.fingerprint})
+    else:
+        for path in paths:
+            typer.echo(path)
+
+
+def _subject(base: Base, source: Path, class_word: str | None, prompts: list[str]) -> Adapter:
+    """The subject's adapter. Prompts are checked before pictures are learned, for that takes minutes."""
+    from palp.cli.progress import training_bar
+    from palp.subject_cache import adapter_file, learned_subject
+    from palp.words import check_words
+
+    if adapter_file(source) is not None:
+        return _load(base, source)
+    for prompt in prompts:
+        check_words(prompt, {"[V]"})
+    with training_bar("learning the subject") as report:
+        return learned_subject(base, source, class_word, report)
+
+
+def _load(base: Base, source: Path) -> Adapter:
+    from palp.adapter import Adapter
+    from palp.subject_cache import adapter_file
+
+    found = Adapter.load(adapter_file(source) or source)
+    found.check(base.fingerprint, base.sites())
+    return found
