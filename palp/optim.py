@@ -133,7 +133,6 @@ class SlotOptimizer:
     def _weights(self, rows: Tensor) -> Callable[[], Tensor]:
         return lambda: _flat([tensor[rows] for tensor in self._tensors])
 
-
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rule's name and state, enough to go on bit for bit."""
         return {"name": self.name, "state": {name: value.clone() for name, value in self._state.items()}}

@@ -14,7 +14,9 @@ To add a command, write its function in `palp/cli/<command>.py` and register it 
 A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sentences and exit codes.
 """
 
+from palp.cli.evaluate_base import evaluate_base
 from palp.cli.inspect import inspect
+from palp.cli.pretrain_base import pretrain_base
 from palp.cli.shell import create_app
 
 __all__ = ["app"]
@@ -24,3 +26,5 @@ app = create_app(
     "Personalise a text-to-image model so that it draws your subject and still follows your prompt.",
 )
 app.command("inspect")(inspect)
+app.command("pretrain-base")(pretrain_base)
+app.command("evaluate-base")(evaluate_base)

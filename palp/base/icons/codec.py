@@ -64,7 +64,11 @@ def set_encoder(vae: AutoencoderTiny, pictures: NDArray[np.uint8]) -> None:
 def _gather(cells: Array) -> Array:
     """Join 2 x 2 neighbours: `[n, s, s, c]` to `[n, s/2, s/2, 4c]`, ordered (row, column, channel)."""
     n, side, _, c = cells.shape
-    return cells.reshape(n, side // 2, 2, side // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, side // 2, side // 2, 4 * c)
+    return (
+        cells.reshape(n, side // 2, 2, side // 2, 2, c)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(n, side // 2, side // 2, 4 * c)
+    )
 
 
 def _components(cells: Array) -> tuple[Array, Array]:
@@ -107,6 +111,13 @@ def from_patches(patches: Tensor) -> Tensor:
     n = len(patches)
     split = patches.reshape(n, LATENT_SIDE, LATENT_SIDE, PATCH, PATCH, 3)
     return split.permute(0, 5, 1, 3, 2, 4).reshape(n, 3, LATENT_SIDE * PATCH, LATENT_SIDE * PATCH)
+
+
+def patch_latents(pictures: Tensor, encoder: tuple[Tensor, Tensor]) -> Tensor:
+    """Scaled latents `[n, 64, 8, 8]` of pictures in [-1, 1], by `patch_matrix`."""
+    weights, bias = encoder
+    cells = to_patches(pictures) @ weights + bias
+    return cells.transpose(1, 2).reshape(len(pictures), CHANNELS, LATENT_SIDE, LATENT_SIDE)
 
 
 @torch.no_grad()

@@ -27,10 +27,10 @@ class Example:
     cover: NDArray[np.float32]
 
 
-def render_example(seed: int, simple: float = 0.3, held_out: bool = False) -> Example:
-    """Draw one example; the same seed gives the same example."""
+def render_example(seed: int, simple: float = 0.3, held_out: bool = False, scene: Scene | None = None) -> Example:
+    """Draw one example, of a random scene unless one is given; the same seed gives the same example."""
     rng = np.random.default_rng(seed)
-    scene = random_scene(rng, simple=simple, held_out=held_out)
+    scene = scene or random_scene(rng, simple=simple, held_out=held_out)
     layout = Layout.random(rng, scene.companion is not None)
     cell = SIZE // LATENT_SIDE
     mask = foreground(layout, scene.companion is not None)

@@ -137,7 +137,7 @@ def random_scene(rng: np.random.Generator, simple: float = 0.0, held_out: bool =
             style = "photo" if rng.random() < 0.5 else list(STYLES)[int(rng.integers(len(STYLES)))]
             scene = Scene(subject, style=style)
         else:
-            companion = words[int(rng.integers(len(words)))] if rng.random() < 0.25 else None
+            companion = words[int(rng.integers(len(words)))] if rng.random() < 0.2 else None
             scene = Scene(
                 subject,
                 style=list(STYLES)[int(rng.integers(len(STYLES)))],

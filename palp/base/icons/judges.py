@@ -147,6 +147,8 @@ def load_judges() -> tuple[AttributeJudge, SmallCLIP]:
         path = FOLDER / f"{name}.safetensors"
         if not path.is_file():
             raise BaseLoadError(f"no judge at {path}, expected it with the package: reinstall palp-hyper")
-        judge.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()})
+        judge.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+        )
         judge.eval().requires_grad_(False)
     return judges

@@ -21,7 +21,9 @@ def _gradient(top: Colour, bottom: Colour) -> Image.Image:
     return Image.fromarray(np.repeat(rows, SIZE, axis=1).astype(np.uint8))
 
 
-def _sky_and_ground(sky: tuple[Colour, Colour], ground: Colour, horizon: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _sky_and_ground(
+    sky: tuple[Colour, Colour], ground: Colour, horizon: int
+) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = _gradient(*sky)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, horizon, SIZE, SIZE), fill=ground)
@@ -116,7 +118,10 @@ def _mountains(rng: Rng) -> Image.Image:
         x += shift
         draw.polygon([(x - half, y), (x, top), (x + half, y)], fill=(112, 118, 136))
         cap = half * 0.3
-        draw.polygon([(x - cap, top + 0.3 * (y - top)), (x, top), (x + cap, top + 0.3 * (y - top))], fill=(250, 252, 255))
+        draw.polygon(
+            [(x - cap, top + 0.3 * (y - top)), (x, top), (x + cap, top + 0.3 * (y - top))],
+            fill=(250, 252, 255),
+        )
     return image
 
 
@@ -190,7 +195,10 @@ def _castle_hall(rng: Rng) -> Image.Image:
         draw.rectangle((x + shift, 0, x + shift + 16, 100), fill=(160, 154, 162))
         draw.rectangle((x + shift - 3, 92, x + shift + 19, 100), fill=(176, 170, 178))
     for x in (38, 76):
-        draw.polygon([(x + shift, 0), (x + shift + 14, 0), (x + shift + 14, 40), (x + shift + 7, 50), (x + shift, 40)], fill=(190, 34, 48))
+        draw.polygon(
+            [(x + shift, 0), (x + shift + 14, 0), (x + shift + 14, 40), (x + shift + 7, 50), (x + shift, 40)],
+            fill=(190, 34, 48),
+        )
     return image
 
 

@@ -1,59 +1,143 @@
-"""Pre-training the embedded base, stage by stage; every stage resumes where it was stopped."""
+"""Pre-training the embedded base, stage by stage; every stage resumes where it was stopped.
+
+render pictures → set the encoder → cache latents → train denoiser → train decoder → train judges → export.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from palp.atomic import atomic_write
-from palp.base.icons.architecture import build_scheduler, load_tokenizer
-from palp.base.icons.codec import CHANNELS, LATENT_SIDE, build_autoencoder, patch_matrix, set_encoder, to_patches
+from palp.base.icons.architecture import load_tokenizer
+from palp.base.icons.codec import build_autoencoder, patch_latents, patch_matrix, set_encoder
 from palp.base.icons.dataset import render_chunk, to_tensor
+from palp.base.icons.decoder import DecoderSettings, DecoderTraining
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, LatentSet
+from palp.base.icons.export import export_judge, export_pipeline, preview
 from palp.base.icons.grammar import Scene, caption
+from palp.base.icons.judges import build_judges
 from palp.base.icons.tokenizer import write_tokenizer
+from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
 
 PARAPHRASES = 6  # captions drawn for each picture
+ENCODER_CHUNKS = 3  # thousands of pictures that the encoder's components are read from
+DECODER_CHUNKS = 12  # thousands of pictures held in memory for the decoder
 SAVE_EVERY_S = 120.0
 
 
-def render_stage(folder: Path, chunks: int, simple: float, workers: int) -> list[Path]:
-    """Render `chunks` files of a thousand pictures; those that exist are kept."""
+@dataclass(frozen=True)
+class PretrainSettings:
+    """The whole pre-training."""
+
+    chunks: int = 40  # thousands of pictures rendered for the base
+    judge_chunks: int = 24  # thousands of pictures rendered for the judges
+    simple: float = 0.4  # share of pictures with only a subject and a style
+    workers: int = 2  # processes that render
+    sheet_every: int = 20_000  # pictures between two sample sheets
+    denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
+    judges: JudgeSettings = field(default_factory=JudgeSettings)
+
+
+class Training(Protocol):
+    """What the stages have in common: a resumable training that counts pictures."""
+
+    seen: int
+
+    def run(self) -> Sequence[float]: ...
+    def save(self, path: Path) -> None: ...
+    def load(self, path: Path) -> None: ...
+
+
+def pretrain(folder: Path, weights: Path, settings: PretrainSettings, device: torch.device) -> None:
+    """Make the embedded base and its judges from nothing but the font.
+
+    Arguments:
+        folder: for what resuming needs: pictures, caches, training states, sample sheets (3 GB by default).
+        weights: where the finished pipeline and judges go.
+        settings: sizes of the stages.
+        device: to train on.
+    """
+    chunks = render_stage(folder / "pictures", settings.chunks, settings.workers, render_chunk, settings.simple)
+    write_tokenizer(folder / "tokenizer")
+    vae = codec_stage(folder / "vae", chunks)
+    data = cache_stage(folder / "latents.safetensors", chunks, vae, load_tokenizer(folder / "tokenizer"))
+    denoiser = DenoiserTraining(load_tokenizer(folder / "tokenizer"), data, settings.denoiser, device)
+    sheets = Sheets(
+        folder / "sheets",
+        settings.sheet_every,
+        lambda path: preview(denoiser, vae, load_tokenizer(folder / "tokenizer"), path),
+    )
+    train_stage("denoiser", denoiser, folder, settings.denoiser.pictures, sheets)
+    pictures = load_pictures(chunks[:DECODER_CHUNKS])
+    decoder = DecoderTraining(vae, pictures, settings.decoder, device)
+    train_stage("decoder", decoder, folder, settings.decoder.pictures)
+    export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
+    judge_chunks = render_stage(folder / "judge-pictures", settings.judge_chunks, settings.workers, render_judge_chunk)
+    for name, judge in zip(("attributes", "clip"), build_judges(), strict=True):
+        training = JudgeTraining(judge, judge_chunks, patch_matrix(vae), settings.judges)
+        train_stage(f"judge-{name}", training, folder, settings.judges.pictures)
+        export_judge(weights / "judges", name, training.average)
+
+
+@dataclass
+class Sheets:
+    """Draws a sample sheet whenever another `every` pictures have been seen."""
+
+    folder: Path
+    every: int
+    draw: Callable[[Path], None]
+
+    def maybe(self, before: int, now: int) -> None:
+        """Draw if a multiple of `every` lies between the two counts."""
+        if now // self.every > before // self.every:
+            self.draw(self.folder / f"{now:08d}.png")
+
+
+def render_stage(folder: Path, count: int, workers: int, render: Callable[..., Path], *args: object) -> list[Path]:
+    """Render `count` files of a thousand pictures; those that exist are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(render_chunk, folder, index, simple) for index in range(chunks)]
-        return [job.result() for job in tqdm(jobs, desc="rendering", unit="k pictures")]
+        jobs = [pool.submit(render, folder, index, *args) for index in range(count)]
+        return [job.result() for job in tqdm(jobs, desc=f"rendering {folder.name}", unit="k")]
 
 
 def codec_stage(folder: Path, chunks: Sequence[Path]) -> AutoencoderTiny:
     """The autoencoder with its encoder set from the first pictures; its decoder is trained later."""
-    if (folder / "config.json").exists():
-        loaded: AutoencoderTiny = AutoencoderTiny.from_pretrained(folder)
-        return loaded
-    torch.manual_seed(0)
-    vae = build_autoencoder()
-    set_encoder(vae, np.concatenate([np.load(path)["pictures"] for path in chunks[:3]]))
-    vae.save_pretrained(folder)
-    return vae
+    if not (folder / "config.json").exists():
+        torch.manual_seed(0)
+        vae = build_autoencoder()
+        set_encoder(vae, load_pictures(chunks[:ENCODER_CHUNKS]))
+        vae.save_pretrained(folder)
+    loaded: AutoencoderTiny = AutoencoderTiny.from_pretrained(folder)
+    return loaded
+
+
+def load_pictures(chunks: Sequence[Path]) -> np.ndarray:
+    """The pictures of several files, `[n, 128, 128, 3]` bytes."""
+    return np.concatenate([np.load(path)["pictures"] for path in chunks])
 
 
 def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokenizer: object) -> LatentSet:
     """Encode all pictures and caption them with several paraphrases, once."""
     if not path.exists():
         encoder = patch_matrix(vae)
-        parts = [_cache_chunk(chunk, encoder, tokenizer, i) for i, chunk in enumerate(tqdm(chunks, desc="caching"))]
+        bar = tqdm(chunks, desc="caching latents", unit="k")
+        parts = [_cache_chunk(chunk, encoder, tokenizer, index) for index, chunk in enumerate(bar)]
         tensors = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
         tensors["no_caption"] = _tokens(tokenizer, [""])[0]
         with atomic_write(path) as partial:
@@ -66,11 +150,10 @@ def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: object, 
         pictures = to_tensor(chunk["pictures"])
         scenes = [Scene(**scene) for scene in json.loads(str(chunk["scenes"]))]
         cover = torch.from_numpy(chunk["cover"])
-    weights, bias = encoder
-    latents = (to_patches(pictures) @ weights + bias).transpose(1, 2).reshape(len(pictures), CHANNELS, LATENT_SIDE, LATENT_SIDE).half()
     rng = np.random.default_rng((77, index))
     captions = [caption(scene, rng) for scene in scenes for _ in range(PARAPHRASES)]
-    return {"latents": latents, "cover": cover, "tokens": _tokens(tokenizer, captions).reshape(len(scenes), PARAPHRASES, -1)}
+    tokens = _tokens(tokenizer, captions).reshape(len(scenes), PARAPHRASES, -1)
+    return {"latents": patch_latents(pictures, encoder).half(), "cover": cover, "tokens": tokens}
 
 
 def _tokens(tokenizer: object, captions: list[str]) -> Tensor:
@@ -79,61 +162,21 @@ def _tokens(tokenizer: object, captions: list[str]) -> Tensor:
     return tokens
 
 
-def denoiser_stage(
-    folder: Path, data: LatentSet, settings: DenoiserSettings, device: torch.device, sheet: Callable[[DenoiserTraining], None], sheet_every: int
-) -> DenoiserTraining:
-    """Train the denoiser, saving every two minutes and drawing a sheet of samples every `sheet_every` pictures."""
-    training = DenoiserTraining(load_tokenizer(folder / "tokenizer"), data, settings, device)
-    state = folder / "denoiser-state.safetensors"
+def train_stage(name: str, training: Training, folder: Path, pictures: int, sheets: Sheets | None = None) -> None:
+    """Run a training to its end, from its saved state if there is one, saving every two minutes."""
+    state = folder / f"{name}-state.safetensors"
     if state.exists():
         training.load(state)
-    saved = time.monotonic()
-    bar = tqdm(total=settings.pictures, initial=training.seen, desc="denoiser", unit="pic", mininterval=5)
+    saved, before = time.monotonic(), training.seen
+    bar = tqdm(total=pictures, initial=before, desc=name, unit="pic", mininterval=2)
     for loss in training.run():
-        if training.seen // sheet_every > (training.seen - settings.batch) // sheet_every:
-            sheet(training)
+        if sheets is not None:
+            sheets.maybe(before, training.seen)
         if time.monotonic() - saved > SAVE_EVERY_S:
             training.save(state)
             saved = time.monotonic()
         bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        bar.update(settings.batch)
+        bar.update(training.seen - before)
+        before = training.seen
     training.save(state)
-    return training
-
-
-def preview_captions() -> list[str]:
-    """What the sample sheets show: every style once, with subjects and places of all kinds."""
-    rng = np.random.default_rng(3)
-    plain = [Scene(subject) for subject in ("cat", "fox", "robot", "house", "car", "rocket", "elephant", "guitar")]
-    from palp.base.icons.grammar import STYLES, random_scene
-
-    styled = [Scene(random_scene(rng).subject, style=style, place="beach") for style in STYLES]
-    mixed = [random_scene(rng, held_out=True) for _ in range(12)]
-    return [caption(scene) for scene in (*plain, *styled, *mixed)]
-
-
-def iterate_batches(total: int, size: int) -> Iterator[range]:
-    """Consecutive ranges of at most `size`."""
-    for start in range(0, total, size):
-        yield range(start, min(start + size, total))
-
-
-@torch.no_grad()
-def preview(training: DenoiserTraining, vae: AutoencoderTiny, tokenizer: object, path: Path, guidance: float = 4.0) -> None:
-    """Sample the preview captions with the averaged weights, 20 DDIM steps, and write one sheet."""
-    captions = preview_captions()
-    model, scheduler = training.average, build_scheduler()
-    scheduler.set_timesteps(20)
-    tokens = _tokens(tokenizer, captions + [""] * len(captions)).long().to(training.device)
-    x = torch.randn(len(captions), *training.data.latents.shape[1:], generator=torch.Generator().manual_seed(1)).to(training.device)
-    with torch.autocast(training.device.type, torch.bfloat16):
-        hidden = model["text_encoder"](tokens).last_hidden_state
-        for t in scheduler.timesteps:
-            output = model["unet"](torch.cat([x, x]), t, hidden).sample.float()
-            clean, null = output.chunk(2)
-            x = scheduler.step(null + guidance * (clean - null), t, x).prev_sample
-        pictures = vae.decode(x / vae.config.scaling_factor).sample.float()
-    grid = ((pictures.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).cpu().numpy()
-    rows = [np.concatenate(grid[i : i + 8], axis=1) for i in range(0, len(grid) // 8 * 8, 8)]
-    with atomic_write(path) as partial:
-        Image.fromarray(np.concatenate(rows)).save(partial)
+    bar.close()

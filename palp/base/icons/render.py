@@ -22,6 +22,7 @@ FONT_PLACES = (
     "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
     "~/.local/share/fonts/NotoColorEmoji.ttf",
 )
+CELL = 16  # pixels: the grid that things stand on
 FONT_PIXELS = 109  # the one bitmap size in Noto Color Emoji
 
 
@@ -66,14 +67,19 @@ class Layout:
 
     @staticmethod
     def random(rng: np.random.Generator, with_companion: bool) -> Layout:
-        """Draw a layout: a subject alone stands in the middle, with a companion to the left of it."""
+        """Draw a layout: a subject alone stands near the middle, with a companion to the left of it.
 
-        def near(centre: int, spread: int) -> int:
-            return centre + int(rng.integers(-spread, spread + 1))
-
-        tilt = float(rng.uniform(-4, 4))
-        subject = (near(43, 4), near(112, 3), near(68, 4), tilt) if with_companion else (near(64, 7), near(111, 4), near(80, 6), tilt)
-        companion = (near(101, 3), near(113, 3), near(46, 3), float(rng.uniform(-4, 4)))
+        Things stand on the autoencoder's 16-pixel grid and come in one size a role, so that the same thing at another
+        place is the same latent code, moved: what a small denoiser learns of a shape holds everywhere.
+        """
+        lift = CELL * int(rng.integers(2))
+        if with_companion:
+            subject, companion = (48, SIZE - CELL - lift, 64, 0.0), (104, SIZE - CELL - lift, 48, 0.0)
+        else:
+            subject, companion = (
+                (56 + CELL * int(rng.integers(2)), SIZE - CELL - lift, 80, 0.0),
+                (104, SIZE - CELL, 48, 0.0),
+            )
         return Layout(subject, companion, int(rng.integers(3)), int(rng.integers(2**31)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     splits = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while any(len(split) > 1 for split in splits):
-        pairs = Counter(pair for split in splits for pair in zip(split, split[1:], strict=False))
+        pairs = Counter(pair for split in splits for pair in itertools.pairwise(split))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         splits = [_merge(split, best) for split in splits]
@@ -46,7 +47,13 @@ def write_tokenizer(folder: Path) -> None:
     words = sorted({piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()})
     merges = learn_merges(words)
     alphabet = byte_alphabet()
-    symbols = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), START, END]
+    symbols = [
+        *alphabet,
+        *(letter + "</w>" for letter in alphabet),
+        *("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
     vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))

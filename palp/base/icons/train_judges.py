@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,36 +14,47 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palp.base.icons.codec import to_patches, from_patches
-from palp.base.icons.dataset import to_tensor
+from palp.base.icons.checkpoint import follow, load_training, save_training
+from palp.base.icons.codec import from_patches, to_patches
+from palp.base.icons.dataset import CHUNK, to_tensor
 from palp.base.icons.grammar import Scene, caption, random_scene, training_subjects
 from palp.base.icons.judges import AttributeJudge, SmallCLIP, labels, word_tokens
 from palp.base.icons.render import Layout, render
+from palp.errors import NonFiniteLossError
 
 NOVEL = 0.2  # share of pictures that show a training-split character in the place of a concept
 
 
-@dataclass(frozen=True)
-class JudgeSet:
-    """Rendered pictures `[n, 128, 128, 3]` and their scenes."""
-
-    pictures: NDArray[np.uint8]
-    scenes: list[Scene]
-
-
-def render_judge_set(count: int, seed: int) -> JudgeSet:
-    """Fresh pictures from a seed range of the judges' own, with varied layouts."""
-    rng = np.random.default_rng((991, seed))
+def render_judge_chunk(folder: Path, index: int) -> Path:
+    """Render a thousand fresh pictures, from seeds of the judges' own, unless the file is there already."""
+    path = folder / f"judge-{index:03d}.npz"
+    if path.exists():
+        return path
+    rng = np.random.default_rng((991, index))
     novel = [name for name, entry in training_subjects().items() if entry["split"] == "train"]
     pictures, scenes = [], []
-    for _ in range(count):
+    for _ in range(CHUNK):
         scene = random_scene(rng, simple=0.1, held_out=bool(rng.random() < 0.1))
         if rng.random() < NOVEL:
             scene = replace(scene, subject=novel[int(rng.integers(len(novel)))])
-        layout = Layout.random(rng, scene.companion is not None)
+        layout = _loosened(Layout.random(rng, scene.companion is not None), rng)
         pictures.append(render(scene, rng, layout))
-        scenes.append(scene)
-    return JudgeSet(np.stack(pictures), scenes)
+        scenes.append(asdict(scene))
+    partial = path.with_suffix(".tmp.npz")
+    np.savez(partial, pictures=np.stack(pictures), scenes=np.array(json.dumps(scenes)))
+    partial.replace(path)
+    return path
+
+
+def _loosened(layout: Layout, rng: np.random.Generator) -> Layout:
+    """Off the grid, in other sizes and a little tilted: judges must know a thing wherever it stands."""
+
+    def moved(where: tuple[int, int, int, float]) -> tuple[int, int, int, float]:
+        x, bottom, side, _ = where
+        dx, dy, ds = (int(rng.integers(-8, 9)) for _ in range(3))
+        return x + dx, bottom + dy, side + ds, float(rng.uniform(-5, 5))
+
+    return replace(layout, subject=moved(layout.subject), companion=moved(layout.companion))
 
 
 def targets(scenes: list[Scene]) -> dict[str, Tensor]:
@@ -71,7 +85,11 @@ def degrade(pictures: Tensor, codec: tuple[Tensor, Tensor], generator: torch.Gen
     mixed = share * rebuilt + (1 - share) * pictures
     blurred = functional.avg_pool2d(functional.pad(mixed, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     soft = torch.rand(n, 1, 1, 1, generator=generator) * (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
-    noisy = mixed + soft * (blurred - mixed) + 0.04 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(mixed.shape, generator=generator)
+    noisy = (
+        mixed
+        + soft * (blurred - mixed)
+        + 0.04 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(mixed.shape, generator=generator)
+    )
     gain = 1 + 0.1 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
     return (noisy * gain).clamp(-1, 1)
 
@@ -85,34 +103,89 @@ def attribute_loss(judge: AttributeJudge, pictures: Tensor, truth: dict[str, Ten
 
 def clip_loss(judge: SmallCLIP, pictures: Tensor, tokens: Tensor) -> Tensor:
     """Symmetric contrastive cross-entropy over the batch (Radford et al. 2021)."""
-    scores = judge.log_scale.exp().clamp(max=100) * judge.embed_pictures(pictures).float() @ judge.embed_tokens(tokens).float().T
+    scores = (
+        judge.log_scale.exp().clamp(max=100)
+        * judge.embed_pictures(pictures).float()
+        @ judge.embed_tokens(tokens).float().T
+    )
     own = torch.arange(len(scores))
     return (functional.cross_entropy(scores, own) + functional.cross_entropy(scores.T, own)) / 2
 
 
-def train_judge(
-    judge: nn.Module, data: JudgeSet, codec: tuple[Tensor, Tensor], steps: int, batch: int, learning_rate: float, seed: int
-) -> Iterator[float]:
-    """Train one judge in place, one-cycle AdamW; yields the loss of every step."""
-    generator = torch.Generator().manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    truth = targets(data.scenes)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=learning_rate, weight_decay=0.05, fused=True)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.15)
-    judge.train()
-    for _ in range(steps):
-        index = rng.integers(0, len(data.scenes), batch)
-        pictures = degrade(to_tensor(data.pictures[index]), codec, generator)
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How each judge is trained."""
+
+    pictures: int = 60_000  # seen in all
+    batch: int = 64  # pictures a step
+    learning_rate: float = 3e-3  # peak, AdamW
+    weight_decay: float = 0.05  # AdamW
+    warmup: float = 0.1  # share of the training until the peak; then half a cosine
+    ema_pictures: float = 4_000  # horizon of the weights' moving average
+    seed: int = 7
+
+
+class JudgeTraining:
+    """A judge in training with its moving average; everything resumes from one file."""
+
+    def __init__(
+        self, judge: nn.Module, chunks: Sequence[Path], codec: tuple[Tensor, Tensor], settings: JudgeSettings
+    ) -> None:
+        self.model, self.codec, self.settings = judge, codec, settings
+        self.average = copy.deepcopy(judge).requires_grad_(False).eval()
+        files = [np.load(path) for path in chunks]
+        self.pictures = np.concatenate([file["pictures"] for file in files])
+        self.scenes = [Scene(**scene) for file in files for scene in json.loads(str(file["scenes"]))]
+        self.truth = targets(self.scenes)
+        self.optimizer = torch.optim.AdamW(
+            judge.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.step = 0
+
+    @property
+    def seen(self) -> int:
+        """Pictures trained on so far."""
+        return self.step * self.settings.batch
+
+    def run(self) -> Iterator[float]:
+        """Train to the end, yielding each step's loss."""
+        self.model.train()
+        while self.seen < self.settings.pictures:
+            yield self._step()
+
+    def _step(self) -> float:
+        cfg = self.settings
+        rng = np.random.default_rng((cfg.seed, self.step))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        index = rng.integers(0, len(self.scenes), cfg.batch)
+        pictures = degrade(to_tensor(self.pictures[index]), self.codec, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            if isinstance(judge, AttributeJudge):
-                loss = attribute_loss(judge, pictures, {name: values[index] for name, values in truth.items()})
-            else:
-                assert isinstance(judge, SmallCLIP)
-                loss = clip_loss(judge, pictures, word_tokens([caption(data.scenes[i], rng) for i in index]))
-        optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(pictures, index, rng)
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(self.step, 0)
+        self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * self.rate(self.seen / cfg.pictures)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
-        yield float(loss.detach())
-    judge.eval()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        follow(self.average, self.model, min(cfg.ema_pictures, 0.1 * self.seen) / cfg.batch)
+        return float(loss.detach())
+
+    def _loss(self, pictures: Tensor, index: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        if isinstance(self.model, AttributeJudge):
+            return attribute_loss(self.model, pictures, {name: values[index] for name, values in self.truth.items()})
+        assert isinstance(self.model, SmallCLIP)
+        return clip_loss(self.model, pictures, word_tokens([caption(self.scenes[i], rng) for i in index]))
+
+    def rate(self, done: float) -> float:
+        """Share of the peak learning rate when `done` of the training is over."""
+        return min(1.0, (done + 1e-3) / self.settings.warmup) * 0.5 * (1 + float(np.cos(np.pi * min(done, 1.0))))
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs."""
+        save_training(path, self.step, self.model, self.average, self.optimizer)
+
+    def load(self, path: Path) -> None:
+        """Continue from a file that `save` wrote."""
+        self.step = load_training(path, self.model, self.average, self.optimizer)

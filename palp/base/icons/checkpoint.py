@@ -1,0 +1,53 @@
+"""Training states in one safetensors file: weights, their moving average, optimiser moments, step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from palp.atomic import atomic_write
+
+
+def save_training(
+    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write everything that resuming needs, atomically."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    with atomic_write(path) as partial:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"step": str(step)})
+
+
+def load_training(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Continue from a file that `save_training` wrote, in place; returns its step."""
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    model.load_state_dict(_under("model.", tensors))
+    average.load_state_dict(_under("average.", tensors))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _under("optimizer.", tensors).items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return step
+
+
+def follow(average: nn.Module, model: nn.Module, horizon: float) -> None:
+    """Move the average one step towards the model: weights by 1 / horizon, buffers copied."""
+    with torch.no_grad():
+        torch._foreach_lerp_(
+            list(average.parameters()), [p.detach() for p in model.parameters()], 1 / max(horizon, 1.0)
+        )
+        for kept, new in zip(average.buffers(), model.buffers(), strict=True):
+            kept.copy_(new)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

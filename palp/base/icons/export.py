@@ -1,0 +1,90 @@
+"""From trained parts to the shipped files, and sample sheets on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from jaxtyping import Float
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from palp.atomic import atomic_write
+from palp.base import Base, base_from_pipeline, sample
+from palp.base.icons.architecture import build_scheduler
+from palp.base.icons.decoder import DecoderTraining
+from palp.base.icons.denoiser import DenoiserTraining
+from palp.base.icons.grammar import STYLES, Scene, caption, random_scene
+
+SHEET_COLUMNS = 8
+GUIDANCE = 4.0
+
+
+def assemble(denoiser: DenoiserTraining, vae: AutoencoderTiny, tokenizer: object) -> StableDiffusionPipeline:
+    """A diffusers pipeline of the denoiser's averaged weights."""
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=denoiser.average["text_encoder"],
+        tokenizer=tokenizer,
+        unet=denoiser.average["unet"],
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export_pipeline(
+    folder: Path,
+    denoiser: DenoiserTraining,
+    decoder: DecoderTraining,
+    vae: AutoencoderTiny,
+    tokenizer: object,
+) -> None:
+    """Write the finished base in diffusers' format, weights in float16."""
+    vae.decoder = decoder.average
+    pipeline = assemble(denoiser, vae, tokenizer)
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def export_judge(folder: Path, name: str, judge: nn.Module) -> None:
+    """Write a judge's weights in float16; counters stay whole numbers."""
+    tensors = {key: value.half() if value.is_floating_point() else value for key, value in judge.state_dict().items()}
+    with atomic_write(folder / f"{name}.safetensors") as partial:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
+
+
+def preview_captions() -> list[str]:
+    """What the sample sheets show: plain subjects, every style once, and held-out mixtures."""
+    rng = np.random.default_rng(3)
+    plain = [Scene(subject) for subject in ("cat", "fox", "robot", "house", "car", "rocket", "elephant", "guitar")]
+    styled = [Scene(random_scene(rng).subject, style=style, place="beach") for style in STYLES]
+    mixed = [random_scene(rng, held_out=True) for _ in range(12)]
+    return [caption(scene) for scene in (*plain, *styled, *mixed)]
+
+
+def preview(denoiser: DenoiserTraining, vae: AutoencoderTiny, tokenizer: object, path: Path) -> None:
+    """Sample the preview captions with the averaged weights, 20 DDIM steps, and write one sheet."""
+    pipeline = assemble(denoiser, vae, tokenizer)
+    dtype = torch.bfloat16 if denoiser.device.type == "cuda" else torch.float32
+    write_sheet(base_from_pipeline(pipeline, denoiser.device, dtype, name="icons"), preview_captions(), path)
+
+
+def write_sheet(base: Base, captions: list[str], path: Path) -> None:
+    """One picture a caption, in rows of eight, seeds counting from 0."""
+    text, null = base.encode_prompts(captions), base.encode_prompts([""])
+    write_grid(sample(base, text, null, range(len(captions)), steps=20, guidance=GUIDANCE), path)
+
+
+def write_grid(pictures: Float[Tensor, "n 3 h w"], path: Path) -> None:
+    """Pictures in [-1, 1] as one file, eight a row."""
+    grid = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    missing = -len(grid) % SHEET_COLUMNS
+    grid = np.concatenate([grid, np.full((missing, *grid.shape[1:]), 255, dtype=np.uint8)])
+    rows = [np.concatenate(list(grid[i : i + SHEET_COLUMNS]), axis=1) for i in range(0, len(grid), SHEET_COLUMNS)]
+    with atomic_write(path) as partial:
+        Image.fromarray(np.concatenate(rows)).save(partial)

@@ -1,0 +1,44 @@
+"""`palp-hyper pretrain-base`: make the embedded base from nothing but an emoji font."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Option(help="Folder for pictures, caches, training states and sample sheets (3 GB).")]
+Weights = Annotated[Path, typer.Option(help="Folder for the finished pipeline and judges.")]
+Pictures = Annotated[int, typer.Option(min=1, help="Pictures that the denoiser sees; raise it to train on.")]
+Decoder = Annotated[int, typer.Option(min=1, help="Pictures that the decoder sees.")]
+Judges = Annotated[int, typer.Option(min=1, help="Pictures that each judge sees.")]
+Chunks = Annotated[int, typer.Option(min=3, help="Thousands of pictures rendered for the base.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")]
+
+
+def pretrain_base(
+    out: Out = Path("runs/icons"),
+    weights: Weights = Path("palp/base/icons/weights"),
+    pictures: Pictures = 400_000,
+    decoder_pictures: Decoder = 40_000,
+    judge_pictures: Judges = 60_000,
+    chunks: Chunks = 40,
+    device: Device = None,
+) -> None:
+    """Train the embedded base and its judges. Stopped at any moment, the same command goes on."""
+    from dataclasses import replace
+
+    import torch
+
+    from palp.base.icons.pretrain import PretrainSettings, pretrain
+
+    plan = PretrainSettings()
+    plan = replace(
+        plan,
+        chunks=chunks,
+        denoiser=replace(plan.denoiser, pictures=pictures),
+        decoder=replace(plan.decoder, pictures=decoder_pictures),
+        judges=replace(plan.judges, pictures=judge_pictures),
+    )
+    pretrain(out, weights, plan, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    typer.echo(f"written to {weights}")

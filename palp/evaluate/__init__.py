@@ -1,0 +1,1 @@
+"""Measuring what the trained parts do: intervals, metrics, tables."""

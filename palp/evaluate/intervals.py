@@ -1,0 +1,53 @@
+"""Means with 95 % bootstrap intervals, resampled by cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its 95 % interval, and how many values it is over."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_json(self) -> dict[str, float | int]:
+        """The form that results files hold."""
+        return {
+            "value": round(self.value, 4),
+            "low": round(self.low, 4),
+            "high": round(self.high, 4),
+            "n": self.n,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(
+    values: Sequence[float] | NDArray[np.float64], clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Estimate:
+    """Mean of `values` with a percentile bootstrap interval.
+
+    Arguments:
+        values: one number an observation, at least one.
+        clusters: observations of the same cluster (a subject, say) are resampled together; none: each by itself.
+        seed: of the resampling.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    keys = np.arange(len(array)) if clusters is None else np.unique([str(c) for c in clusters], return_inverse=True)[1]
+    sums, counts = np.bincount(keys, weights=array), np.bincount(keys)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(array.mean()), float(low), float(high), len(array))

@@ -1,0 +1,43 @@
+"""Results files: `docs/results/NAME.json`, every metric with its interval, and how it was made."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palp.atomic import write_json
+from palp.evaluate.intervals import Estimate
+
+RESULTS = Path("docs/results")
+Row = Mapping[str, Estimate]
+
+
+def write_results(path: Path, rows: Mapping[str, Row], made_by: str, settings: Mapping[str, Any]) -> None:
+    """Write rows of estimates with the command, its settings, and the machine."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    head = {
+        "made_by": made_by,
+        "settings": dict(settings),
+        "torch": torch.__version__,
+        "machine": gpu or platform.processor() or platform.machine(),
+    }
+    write_json(
+        path,
+        head
+        | {"rows": {name: {metric: value.as_json() for metric, value in row.items()} for name, row in rows.items()}},
+    )
+
+
+def table(rows: Mapping[str, Row]) -> str:
+    """The rows as a Markdown table: mean and 95 % interval."""
+    metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row))
+    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name, row in rows.items():
+        lines.append(
+            f"| {name} | " + " | ".join(str(row[metric]) if metric in row else "–" for metric in metrics) + " |"
+        )
+    return "\n".join(lines)
