@@ -22,7 +22,7 @@ __all__ = ["AdapterBank"]
 
 @dataclass(frozen=True)
 class _Routing:
-    """A batch cut into equal runs of one slot; `slots` has an entry a run, and is None if they are 0, …, K-1."""
+    """A batch cut into equal runs of one slot; `slots` has an entry a run, None if they are 0, …, K-1."""
 
     batch: int
     slots: Tensor | None
@@ -89,7 +89,7 @@ class AdapterBank(nn.Module):
 
     @contextmanager
     def route(
-        self, slots: Int[Tensor, "batch"] | None, scale: Float[Tensor, "batch"] | float = 1.0
+        self, slots: Int[Tensor, "batch"] | None, scale: Float[Tensor, "scales"] | float = 1.0
     ) -> Iterator[None]:
         """Inside the block, sample i of every batch goes through slot `slots[i]`, `scale[i]` times as strong.
 

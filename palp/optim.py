@@ -7,6 +7,7 @@ and freezing are things of rows.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class SlotOptimizer:
     """AdamW or Prodigy for K slots at once; each slot moves as if it had an optimiser of its own.
 
     "adamw" is Loshchilov and Hutter's rule, as in torch.optim.AdamW. "prodigy" is that of Mishchenko and
-    Defazio, as in prodigyopt with bias correction and safeguarded warm-up, with one step-size estimate d a slot.
+    Defazio, as in prodigyopt with bias correction and safeguarded warm-up; each slot has a step size d.
 
     Args:
         groups: every tensor that learns, with the same K, on one device.
@@ -106,7 +107,7 @@ class SlotOptimizer:
             Each slot's gradient norm before clipping; not finite where the slot was passed over for that.
         """
         gradient = _flat([torch.zeros_like(t) if t.grad is None else t.grad for t in self._tensors])
-        norms = torch.linalg.vector_norm(gradient, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(gradient, dim=1)
         moving = active.to(norms.device) & norms.isfinite()
         rows = moving.nonzero().squeeze(1)
         if len(rows):
@@ -155,7 +156,9 @@ class SlotOptimizer:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, "slots elements"]:
-    return torch.cat([tensor.flatten(1).float() for tensor in tensors], dim=1)
+    """One row a slot, in float32, or in float64 if a tensor is."""
+    widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+    return torch.cat([tensor.flatten(1).to(widest) for tensor in tensors], dim=1)
 
 
 def _start(rule: str, like: Float[Tensor, "slots elements"]) -> Rows:

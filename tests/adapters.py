@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from palp.adapter import Adapter, AdapterSpec, Site
+
+
+class Tolerance(TypedDict):
+    """Of `torch.testing.assert_close`."""
+
+    rtol: float
+    atol: float
+
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 

@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.adapters import random_adapter
+from adapters import Tolerance, random_adapter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from palp.errors import AdapterFileError, AdapterMismatchError, InputError, Outp
 SITES = (Site("down.attn.to_q", 6, 5), Site("up.attn.to_v", 3, 8))
 SPEC = AdapterSpec("tiny:0", SITES, rank=4, alpha=6.0)
 WORDS = {"[V]": {"text_encoder": 7, "text_encoder_2": 9}, "[my-cat_2]": {"text_encoder": 7}}
-EXACT = {"rtol": 1e-5, "atol": 1e-6}  # float32, sums of at most 11 products
+EXACT: Tolerance = {"rtol": 1e-5, "atol": 1e-6}  # float32, sums of at most 11 products
 
 
 def test_delta_weight_is_alpha_over_rank_times_up_down() -> None:
@@ -124,7 +125,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     assert path.read_bytes() == before
 
 
-Damage = Callable[[dict[str, Tensor], dict[str, str]], None]
+Damage = Callable[[dict[str, Tensor], dict[str, str]], object]
 A_KEY, B_KEY = "unet.down.attn.to_q.lora_A.weight", "unet.up.attn.to_v.lora_B.weight"
 
 
@@ -136,7 +137,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "missing key": (lambda tensors, header: tensors.__delitem__(A_KEY), f"{A_KEY} is missing"),
     "odd key": (lambda tensors, header: tensors.update(x=torch.ones(1)), "x does not belong there"),
     "shape": (lambda tensors, header: tensors.update({B_KEY: torch.ones(4, 8)}), r"not \(8, 4\)"),
-    "word shape": (lambda tensors, header: tensors.update({"lora_placeholder.[V].te": torch.ones(3)}), "vectors"),
+    "word shape": (
+        lambda tensors, header: tensors.update({"lora_placeholder.[V].te": torch.ones(3)}),
+        "vectors",
+    ),
     "dtype": (lambda tensors, header: tensors.update({B_KEY: torch.ones(8, 4).half()}), "float16"),
     "nan": (lambda tensors, header: tensors[A_KEY].__setitem__((0, 0), float("nan")), "not finite"),
     "inf": (lambda tensors, header: tensors["lora_placeholder.[V].te"].fill_(torch.inf), "not finite"),
@@ -203,7 +207,7 @@ def test_check_names_both_sides() -> None:
         adapter.check("tiny:1", SITES)
     with pytest.raises(AdapterMismatchError, match=r"name='up\.attn\.to_v'.* has None there"):
         adapter.check("tiny:0", SITES[:1])
-    with pytest.raises(AdapterMismatchError, match="in_features=3.*in_features=4"):
+    with pytest.raises(AdapterMismatchError, match=r"in_features=3.*in_features=4"):
         adapter.check("tiny:0", [SITES[0], Site("up.attn.to_v", 4, 8)])
 
 
@@ -224,6 +228,6 @@ def test_placeholders_that_could_not_be_a_file_name_are_refused(word: str) -> No
 @pytest.mark.parametrize(
     "changes", [{"rank": 0}, {"alpha": 0.0}, {"dtype": "float64"}, {"sites": ()}, {"sites": SITES * 2}]
 )
-def test_impossible_specs_are_refused(changes: dict[str, object]) -> None:
+def test_impossible_specs_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         replace(SPEC, **changes)

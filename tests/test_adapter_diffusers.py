@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from tests.adapters import merged, random_adapter, spec_of
+from adapters import Tolerance, merged, random_adapter, spec_of
 from safetensors.torch import load_file
-from tests.tiny import tiny_pipeline
+from tiny import tiny_pipeline
 from torch import Tensor
 
 from palp.adapter import Adapter
 from palp.bank import AdapterBank
 
 WIDTHS = {"sd1": {"text_encoder": 32}, "sdxl": {"text_encoder": 48, "text_encoder_2": 32}}
-PIXELS = {"rtol": 0, "atol": 2e-5}  # pixels in [0, 1]; sums of products in another order, through three steps
+PIXELS: Tolerance = {
+    "rtol": 0,
+    "atol": 2e-5,
+}  # pixels in [0, 1]; products summed in another order
 EMBEDDINGS_UNUSED = "safe to ignore"  # what diffusers says of any LoRA that leaves the text encoder alone
 
 

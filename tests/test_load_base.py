@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderTiny
+from safetensors.torch import save_file
 
 import palp.base
 import palp.base.load
@@ -18,6 +19,7 @@ from palp.base import load_base
 from palp.base.fingerprint import fingerprint
 from palp.base.latents import pixels_per_latent
 from palp.errors import BaseLoadError, InputError
+from tests.original_layout import save_original
 from tests.tiny import KINDS, Kind, save_tiny, tiny_base, tiny_pipeline
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0}
@@ -114,6 +116,35 @@ def test_damaged_weights_are_one_sentence(sd1: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseLoadError, match="could not load base") as error:
         load_base(str(folder), "cpu")
     assert "\n" not in str(error.value)
+
+
+def test_an_original_single_file_is_the_pipeline_it_came_from(sd1: Path, tmp_path: Path) -> None:
+    path = save_original(tiny_pipeline("sd1"), tmp_path / "original.safetensors")
+    base, memory = load_base(str(path), "cpu", "float32", config=sd1), tiny_base("sd1")
+    assert base.fingerprint == memory.fingerprint
+    for module, expected in zip(
+        (base.unet, base.vae, *base.text_encoders.values()),
+        (memory.unet, memory.vae, *memory.text_encoders.values()),
+        strict=True,
+    ):
+        assert module.state_dict().keys() == expected.state_dict().keys()
+        for name, tensor in expected.state_dict().items():
+            torch.testing.assert_close(module.state_dict()[name], tensor, **EXACT)
+    states = [b.encode_prompts(["a cat"]) for b in (base, memory)]
+    torch.testing.assert_close(states[0].hidden, states[1].hidden, **EXACT)
+
+
+def test_single_files_that_are_none(sd1: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a cat")
+    with pytest.raises(BaseLoadError, match=r"notes\.txt.*safetensors"):
+        load_base(str(tmp_path / "notes.txt"), "cpu")
+    (tmp_path / "damaged.safetensors").write_bytes(b"a cat")
+    adapter = tmp_path / "adapter.safetensors"
+    save_file({"unet.mid.lora_A.weight": torch.zeros(1, 2)}, adapter)
+    for path in (tmp_path / "damaged.safetensors", adapter):
+        for config in (sd1, None):
+            with pytest.raises(BaseLoadError, match="could not load base"):
+                load_base(str(path), "cpu", config=config)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cpu", "float8"), ("abacus", None), ("cuda:99", None)])

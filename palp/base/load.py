@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from palp.base.attention import use_matmul_attention
 from palp.base.base import Base
@@ -23,7 +22,7 @@ from palp.errors import BaseLoadError, InputError
 ICONS_WEIGHTS = Path(__file__).parent / "icons" / "weights"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 MATMUL_LATENT_SIDE = 32
 """Up to this many latents a side, attention on a CPU is plain matrix products."""
 
@@ -188,7 +187,9 @@ def _said_in_one_sentence(source: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except BaseLoadError:
+        raise
+    except Exception as error:  # whatever diffusers, transformers or safetensors raise on a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseLoadError(
             f"could not load base {source}: {reason.rstrip('.')}; expected safetensors weights and "

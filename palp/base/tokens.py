@@ -122,7 +122,7 @@ class PromptEncoder:
         """Ids with start, end and padding, and a stand-in where a vector will be.
 
         The stand-in must lose the search for the end token that CLIP pools at: by value (`eos_token_id`) or,
-        in configurations older than the added-token fix, by the highest id of the prompt. The start token does.
+        in configurations older than the added-token fix, by the highest id. The start token does.
         """
         bos, eos, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         ids = [bos if isinstance(token, Tensor) else token for token in content]

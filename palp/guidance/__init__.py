@@ -1,0 +1,21 @@
+"""Guidance rules, one file each; importing a file registers its rule, and `find_rule` finds it by name."""
+
+from palp.guidance import composed, nfsd, none, palp, palp_fresh_noise, palp_no_rescale, sds
+from palp.guidance.rule import RULES, Denoisers, Draw, GuidanceSettings, Prompt, Rule, find_rule
+
+__all__ = [
+    "RULES",
+    "Denoisers",
+    "Draw",
+    "GuidanceSettings",
+    "Prompt",
+    "Rule",
+    "composed",
+    "find_rule",
+    "nfsd",
+    "none",
+    "palp",
+    "palp_fresh_noise",
+    "palp_no_rescale",
+    "sds",
+]

@@ -1,0 +1,8 @@
+"""Training: jobs, settings, and the loop over a bank."""
+
+from palp.train.jobs import Job, JobSubject, joint_job, residual_job
+from palp.train.losses import Losses
+from palp.train.settings import TrainSettings
+from palp.train.trainer import Step, Trainer
+
+__all__ = ["Job", "JobSubject", "Losses", "Step", "TrainSettings", "Trainer", "joint_job", "residual_job"]

@@ -1,0 +1,97 @@
+"""The models that a guidance rule may ask, as routes through the banks on one base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from palp.bank import AdapterBank
+from palp.base import Base, TextState
+from palp.guidance import Prompt
+from palp.train.words import PromptStates
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """A bank and the slot in it that each sample goes through."""
+
+    bank: AdapterBank
+    slots: Int[Tensor, "rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class BankDenoisers:
+    """`palp.guidance.Denoisers` on one base with a bank in training, for some samples of a step.
+
+    Args:
+        model: the base.
+        states: text states of the subjects' prompts.
+        subjects: which subject each sample shows.
+        trained: the bank in training.
+        frozen: residual form: the bank of subject adapters.
+    """
+
+    model: Base
+    states: PromptStates
+    subjects: Int[Tensor, "rows"]
+    trained: Route
+    frozen: Route | None
+
+    def rows(self, index: Int[Tensor, "some"] | None) -> BankDenoisers:
+        """The same for some of the samples; None is all of them."""
+        if index is None:
+            return self
+        frozen = self.frozen and Route(self.frozen.bank, self.frozen.slots[index])
+        trained = Route(self.trained.bank, self.trained.slots[index])
+        return replace(self, subjects=self.subjects[index], trained=trained, frozen=frozen)
+
+    @torch.no_grad()
+    def base(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
+        """Noise predicted by the frozen base."""
+        with _through(self.trained, 0), _through(self.frozen, 0):
+            return self._noise(x_t, t, prompts)
+
+    @torch.no_grad()
+    def student(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
+        """Noise predicted by the model in training."""
+        with self.as_student(len(prompts)):
+            return self._noise(x_t, t, prompts)
+
+    @torch.no_grad()
+    def teacher(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
+        """Noise predicted with the frozen subject adapters alone; in the joint form that is the base."""
+        with _through(self.trained, 0), _through(self.frozen, len(prompts)):
+            return self._noise(x_t, t, prompts)
+
+    @contextmanager
+    def as_student(self, copies: int) -> Iterator[None]:
+        """Within, the base is the model in training, for batches of the samples `copies` times over."""
+        with _through(self.trained, copies), _through(self.frozen, copies):
+            yield
+
+    def _noise(self, x_t: Tensor, t: Tensor, prompts: tuple[Prompt, ...]) -> tuple[Tensor, ...]:
+        n = len(prompts)
+        text = TextState.cat([self.states(prompt, self.subjects) for prompt in prompts])
+        return self.model.predict_noise(x_t.repeat(n, 1, 1, 1), t.repeat(n), text).chunk(n)
+
+
+@contextmanager
+def _through(route: Route | None, copies: int) -> Iterator[None]:
+    """Within, batches of the samples `copies` times over go through the route's bank; 0 copies: past it."""
+    with ExitStack() as stack:
+        if route is not None:
+            stack.enter_context(route.bank.route(route.slots.repeat(copies) if copies else None))
+        yield
+
+
+def native_of(
+    base: Base, x_t: Float[Tensor, "rows c h w"], t: Int[Tensor, "rows"], *texts: TextState
+) -> tuple[Tensor, ...]:
+    """Native predictions at the same x_t for several texts, one batched call, with gradient."""
+    n = len(texts)
+    return base.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), TextState.cat(texts)).chunk(n)

@@ -1,0 +1,66 @@
+"""What each step draws: pictures, timesteps and noise, from the job's seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from palp.base import NoiseSchedule
+from palp.train.jobs import Job
+from palp.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The samples of a step, those of a job side by side.
+
+    Args:
+        subjects: which subject each shows, counted through all jobs.
+        x0, noise, fresh_noise: latents and two draws of unit noise.
+        t: timesteps.
+    """
+
+    subjects: Int[Tensor, "rows"]
+    x0: Float[Tensor, "rows c h w"]
+    noise: Float[Tensor, "rows c h w"]
+    fresh_noise: Float[Tensor, "rows c h w"]
+    t: Int[Tensor, "rows"]
+
+
+class Pictures:
+    """The latents of all jobs, on the base's device, and the drawing of batches from them."""
+
+    def __init__(self, jobs: Sequence[Job], schedule: NoiseSchedule, settings: TrainSettings) -> None:
+        self._jobs, self._batch = jobs, settings.batch
+        self._device = schedule.alphas_cumprod.device
+        members = [subject for job in jobs for subject in job.subjects]
+        self._latents = torch.cat([member.latents.float() for member in members]).to(self._device)
+        self._subject_of = np.repeat(np.arange(len(members)), [len(member.latents) for member in members])
+        self._first = np.cumsum([0, *(job.pictures for job in jobs)])
+        low = round(settings.t_min * len(schedule))
+        self._t_range = (low, max(round(settings.t_max * len(schedule)), low + 1))
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step, the same whenever it is drawn and whatever the other jobs are."""
+        rows = [self._draw_job(number, job, step) for number, job in enumerate(self._jobs)]
+        picture, t, noise, fresh = (np.concatenate(part) for part in zip(*rows, strict=True))
+        return Batch(
+            torch.from_numpy(self._subject_of[picture]),
+            self._latents[torch.from_numpy(picture).to(self._device)],
+            torch.from_numpy(noise).to(self._device),
+            torch.from_numpy(fresh).to(self._device),
+            torch.from_numpy(t).to(self._device),
+        )
+
+    def _draw_job(self, number: int, job: Job, step: int) -> tuple[np.ndarray, ...]:
+        random = np.random.default_rng([job.seed, step])
+        picture = self._first[number] + random.integers(job.pictures, size=self._batch)
+        t = random.integers(*self._t_range, size=self._batch)
+        shape = (self._batch, *self._latents.shape[1:])
+        noise, fresh = (random.standard_normal(shape, dtype=np.float32) for _ in range(2))
+        return picture, t, noise, fresh

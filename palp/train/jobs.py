@@ -1,0 +1,167 @@
+"""What one slot of a trainer learns: its subjects, their prompts, a guidance rule and a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from palp.adapter import Adapter
+from palp.base import Base
+from palp.errors import InputError
+from palp.guidance import find_rule
+from palp.prompts import Prompts, make_prompts
+from palp.subjects import Subject, encode_pictures
+
+__all__ = ["Job", "JobSubject", "joint_job", "residual_job"]
+
+
+@dataclass(frozen=True, eq=False)
+class JobSubject:
+    """One subject of a job.
+
+    Args:
+        latents: of its pictures.
+        prompts: y_P, y_c, y, and the photo prompt.
+        placeholder: "[V]".
+        class_word: "cat".
+        adapter: residual form: the frozen subject adapter, which holds the placeholder; else None.
+    """
+
+    latents: Float[Tensor, "pictures c h w"]
+    prompts: Prompts
+    placeholder: str
+    class_word: str
+    adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What one adapter learns.
+
+    In the joint form the adapter draws the subjects itself, and learns their words. In the residual form
+    every subject has a frozen adapter, and this one carries the prompt, for all of them.
+
+    Args:
+        subjects: each step draws its pictures from their union, every picture equally often.
+        rule: name of a guidance rule.
+        seed: of A, pictures, timesteps and noise; two jobs of one seed share them all.
+        name: for logs and the adapter's metadata.
+
+    Raises:
+        InputError: no subjects, a part of them with adapters, or a rule that needs them without.
+    """
+
+    subjects: tuple[JobSubject, ...]
+    rule: str = "palp"
+    seed: int = 0
+    name: str = "job"
+
+    def __post_init__(self) -> None:
+        with_adapter = sum(subject.adapter is not None for subject in self.subjects)
+        if not self.subjects or with_adapter not in (0, len(self.subjects)):
+            raise InputError(
+                f"job {self.name!r} has {len(self.subjects)} subjects, {with_adapter} of them with an adapter: "
+                "give at least one, and an adapter to all or to none"
+            )
+        if find_rule(self.rule).residual and not self.residual:
+            raise InputError(
+                f"the rule {self.rule!r} of job {self.name!r} works on a frozen subject adapter: "
+                "give each subject its adapter"
+            )
+        if self.seed < 0:
+            raise InputError(f"the seed of job {self.name!r} is {self.seed}, and must be 0 or above")
+
+    @property
+    def residual(self) -> bool:
+        """Whether its subjects have frozen adapters."""
+        return self.subjects[0].adapter is not None
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of all its subjects."""
+        return sum(len(subject.latents) for subject in self.subjects)
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over everything that its result depends on, but for the base and the settings."""
+        digest = hashlib.sha256(json.dumps([self.rule, self.seed]).encode())
+        for subject in self.subjects:
+            words = [*vars(subject.prompts).values(), subject.placeholder, subject.class_word]
+            digest.update(json.dumps(words).encode())
+            digest.update(subject.latents.float().cpu().numpy().tobytes())
+            for tensors in ([subject.adapter.down, subject.adapter.up] if subject.adapter else []):
+                for name in sorted(tensors):
+                    digest.update(name.encode() + tensors[name].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def joint_job(
+    base: Base,
+    subjects: Sequence[Subject],
+    prompt: str | None = None,
+    *,
+    rule: str = "palp",
+    seed: int = 0,
+    name: str = "job",
+    flip: bool = False,
+) -> Job:
+    """A job that learns subjects of one picture, aligned with a prompt: the paper's form.
+
+    Args:
+        subjects: one with [V], or several with [V1], [V2], …; one of them may be an artwork.
+        prompt: y, such as "a sketch of [V]"; without one the subjects are learned alone, with rule "none".
+        rule, seed, name: as in `Job`.
+        flip: mirror images too.
+
+    Raises:
+        InputError: as `make_prompts` and `Job` say.
+    """
+    prompts = make_prompts(subjects, prompt)
+    return Job(
+        tuple(_with_latents(base, subject, prompts[subject.placeholder], flip) for subject in subjects),
+        "none" if prompt is None else rule,
+        seed,
+        name,
+    )
+
+
+def residual_job(
+    base: Base,
+    subjects: Sequence[tuple[Subject, Adapter]],
+    prompt: str,
+    *,
+    rule: str = "composed",
+    seed: int = 0,
+    name: str = "job",
+    flip: bool = False,
+) -> Job:
+    """A job that learns a prompt over frozen subject adapters: one of them in each sample.
+
+    Args:
+        subjects: with their adapters; all may have the placeholder [V], for each has its own.
+        prompt: y, such as "a sketch of [V]".
+        rule, seed, name: as in `Job`.
+        flip: mirror images too.
+
+    Raises:
+        InputError: as `make_prompts` and `Job` say.
+        AdapterMismatchError: an adapter of another base.
+    """
+    members = []
+    for subject, adapter in subjects:
+        adapter.check(base.fingerprint, base.sites())
+        prompts = make_prompts([subject], prompt)[subject.placeholder]
+        members.append(_with_latents(base, subject, prompts, flip, adapter))
+    return Job(tuple(members), rule, seed, name)
+
+
+def _with_latents(
+    base: Base, subject: Subject, prompts: Prompts, flip: bool, adapter: Adapter | None = None
+) -> JobSubject:
+    latents = encode_pictures(base, subject.pictures, flip)
+    return JobSubject(latents, prompts, subject.placeholder, subject.class_word, adapter)

@@ -1,0 +1,119 @@
+"""How adapters are trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from palp.errors import InputError
+
+__all__ = ["TrainSettings"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One recipe; every job of a `Trainer` shares it.
+
+    loss = reconstruction + guidance_weight · guidance + prior_weight · prior
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    rank: int = 8  # of every LoRA pair
+    lora_alpha: float | None = None  # ΔW = lora_alpha / rank · B A; None is the rank
+    sites: str = "attention"  # layers with a LoRA pair: "attention", "cross" or "cross-kv"
+    vectors: int = 1  # tokens of a learned word
+    steps: int = 500  # optimiser steps
+    batch: int = 4  # pictures a step and job
+    lr: float = 1e-4  # of the LoRA pairs, peak; a factor, normally 1, with Prodigy
+    lr_placeholder: float = 5e-4  # of the learned words, peak; the same as lr with Prodigy
+    warmup: int = 0  # steps until the peak, linear
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rates after the warm-up; cosine to 0
+    optimizer: Literal["adamw", "prodigy"] = "adamw"
+    weight_decay: float = 0.0  # a step, times the learning rate; of the LoRA pairs only
+    clip: float = 1.0  # largest gradient norm of a job, inf for no limit
+    guidance_weight: float = 0.1  # λ; about 1 / alpha is a sensible size
+    alpha: float = 15.0  # guidance scale of the frozen base at y_c (paper 15; 7.5 for several subjects)
+    beta: float = 7.5  # guidance scale of the student at y_P (paper 7.5; 1 for several subjects)
+    gamma: float = 1.5  # "composed": how many times the base's change from photo to target is asked for
+    prior_weight: float = 0.0  # of ‖student − base‖² at the photo prompt, per latent dimension; 0 for none
+    min_snr: float | None = None  # γ of min-SNR weights (arXiv 2303.09556), on all terms; None for none
+    t_min: float = 0.0  # timesteps are drawn evenly from this share of the schedule …
+    t_max: float = 1.0  # … up to this one
+    flip: bool = False  # learn the mirror images too
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    dtype: str = "float32"  # of the finished adapters; what is trained stays float32
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "vectors", "steps", "batch"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr", "clip"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        unsigned = ("lr_placeholder", "warmup", "weight_decay", "guidance_weight", "prior_weight")
+        for name in unsigned:
+            self._require(name, getattr(self, name) >= 0, "0 or above")
+        for name in ("lr", *unsigned, "alpha", "beta", "gamma"):
+            self._require(name, math.isfinite(getattr(self, name)), "finite")
+        self._require("t_min", 0 <= self.t_min < 1, "from 0 to below 1")
+        self._require("t_max", self.t_min < self.t_max <= 1, f"above t_min {self.t_min}, up to 1")
+        for name in ("lora_alpha", "min_snr"):
+            value = getattr(self, name)
+            self._require(name, value is None or 0 < value < math.inf, "above 0, or left out")
+        choices = {
+            "sites": ("attention", "cross", "cross-kv"),
+            "schedule": ("constant", "cosine"),
+            "optimizer": ("adamw", "prodigy"),
+            "dtype": ("float32", "float16", "bfloat16"),
+        }
+        for name, allowed in choices.items():
+            self._require(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+        same_lr = self.optimizer == "adamw" or self.lr == self.lr_placeholder
+        self._require("lr_placeholder", same_lr, f"{self.lr} like lr, for Prodigy finds the step size itself")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"the setting {name} is {getattr(self, name)!r}, and must be {expected}")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainSettings:
+        """Settings from a file's values; what is left out has its default.
+
+        Raises:
+            InputError: a name that is no setting, a value of another type, or out of its range.
+        """
+        known = {field.name: str(field.type) for field in fields(cls)}
+        if unknown := sorted(values.keys() - known.keys()):
+            raise InputError(f"there is no setting {unknown[0]!r}: choose from {', '.join(known)}")
+        return cls(**{name: _typed(name, value, known[name]) for name, value in values.items()})
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The values by name, for JSON and YAML."""
+        return asdict(self)
+
+    def lr_scale(self, step: int) -> float:
+        """Factor on the learning rates in a step, numbered from 0."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _typed(name: str, value: Any, annotation: str) -> Any:
+    """The value if its type is the field's; whole numbers and "1e-4" (YAML reads it as text) become floats."""
+    if value is None and "None" in annotation:
+        return None
+    if annotation.startswith("float") and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif annotation == "int" and type(value) is int or annotation == "bool" and type(value) is bool:
+        return value
+    elif annotation.startswith(("str", "Literal")) and isinstance(value, str):
+        return value
+    raise InputError(f"the setting {name} is {value!r}, and must be of type {annotation.split(' |')[0]}")
