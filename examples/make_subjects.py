@@ -1,6 +1,6 @@
 """Draw the example subjects: four 128-pixel pictures each of three characters that the embedded base never saw.
 
-    python examples/make_subjects.py        # writes examples/subjects/NAME/1.png … 4.png, the same each time
+python examples/make_subjects.py        # writes examples/subjects/NAME/1.png … 4.png, the same each time
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def main() -> None:
                 picture.save(temporary)
 
 
-def draw(
-    codepoint: str, backdrop: tuple[Colour, Colour], floor: bool, rng: np.random.Generator
-) -> Image.Image:
+def draw(codepoint: str, backdrop: tuple[Colour, Colour], floor: bool, rng: np.random.Generator) -> Image.Image:
     """One picture of a glyph, somewhere near the middle, a little turned."""
     canvas = gradient(*backdrop)
     if floor:

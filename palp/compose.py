@@ -45,7 +45,7 @@ def in_one_frame(adapters: Sequence[Adapter]) -> list[Adapter]:
 
 
 def widen(adapter: Adapter, sites: Sequence[Site], rank: int) -> Adapter:
-    """The same ΔW with more sites and a higher rank, filled with zeros; alpha becomes the rank, the scale goes into B."""
+    """The same ΔW with more sites and a higher rank, filled with zeros; alpha becomes the rank, B takes the scale."""
     spec = replace(adapter.spec, sites=tuple(sites), rank=rank, alpha=float(rank))
     down, up = {}, {}
     for site in sites:

@@ -1,10 +1,11 @@
 """Run folders: one training, its settings, and what came of it; killed and run again, it goes on where it was.
 
-    settings.json           what was asked for (compared when the run is resumed), versions, commit
-    checkpoint.safetensors  state of the training; gone when it is finished
-    samples/STEP.png        pictures on the way
-    adapter.safetensors     the result; when it is there the run is finished
-    V.safetensors           the learned word, for diffusers' `load_textual_inversion`
+settings.json           what was asked for (compared when the run is resumed), versions, commit
+checkpoint.safetensors  state of the training; gone when it is finished
+samples/STEP.png        pictures on the way
+pictures/V/001.png      what was learned from, cut square
+adapter.safetensors     the result; when it is there the run is finished
+V.safetensors           the learned word, for diffusers' `load_textual_inversion`
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palp.adapter import check_placeholder
 from palp.atomic import write_json
 from palp.errors import InputError
 from palp.provenance import provenance
@@ -47,6 +49,10 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the result is there."""
         return self.adapter.is_file()
+
+    def pictures(self, placeholder: str) -> Path:
+        """Folder of the pictures of one subject; [V] is in "V"."""
+        return self.path / "pictures" / check_placeholder(placeholder)[1:-1]
 
     def sample(self, step: int) -> Path:
         """The picture drawn after so many steps."""
@@ -82,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same(path: Path, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    for key in sorted(before.keys() | asked.keys()):
+    for key in dict.fromkeys([*asked, *before]):
         if before.get(key) != asked.get(key):
             raise InputError(
                 f"{path} holds a run with {key} {before.get(key)!r}, and {asked.get(key)!r} was asked for: "

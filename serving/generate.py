@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palp.cli.options import BaseConfig, BaseName, Class, Device, Dtype, Json, print_json
+from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Json, print_json
 
 if TYPE_CHECKING:
     from palp.adapter import Adapter
@@ -21,7 +21,9 @@ def generate(
         Path | None,
         typer.Option(help="Adapter file, run folder, or folder of pictures, which is learned first (and kept)."),
     ] = None,
-    class_word: Class = None,
+    class_word: Annotated[
+        str | None, typer.Option("--class", help="For pictures: what the base calls such a thing: cat, truck, …")
+    ] = None,
     adapter: Annotated[
         list[Path] | None, typer.Option(help="Prompt adapter: one for all prompts, or one for each in turn.")
     ] = None,
@@ -42,13 +44,14 @@ def generate(
     from palp.cli.progress import steps_bar
     from palp.draw import Sampling, batches_of, draw
     from palp.sheets import save_png, to_images
+    from palp.sources import load_adapter
     from serving.pictures import Request, notes, output_paths, plan
 
     seeds, files = seed or [0], adapter or []
     paths = output_paths(out, len(prompt) * len(seeds))
     model = load_base(base, device, dtype, base_config)
     learned = None if subject is None else _subject(model, subject, class_word, prompt)
-    prompt_adapters = [_load(model, file) for file in files]
+    prompt_adapters = [load_adapter(model, file) for file in files]
     pictures = plan(Request(prompt, seeds, learned, prompt_adapters, subject_scale, adapter_scale))
     sampling = Sampling(steps, guidance, scheduler)
     with steps_bar("drawing", steps * batches_of(len(pictures))) as advance:
@@ -68,21 +71,12 @@ def generate(
 def _subject(base: Base, source: Path, class_word: str | None, prompts: list[str]) -> Adapter:
     """The subject's adapter. Prompts are checked before pictures are learned, for that takes minutes."""
     from palp.cli.progress import training_bar
-    from palp.subject_cache import adapter_file, learned_subject
+    from palp.learn import Watch
+    from palp.sources import adapter_file, learned_subject
     from palp.words import check_words
 
-    if adapter_file(source) is not None:
-        return _load(base, source)
-    for prompt in prompts:
-        check_words(prompt, {"[V]"})
+    if adapter_file(source) is None:
+        for prompt in prompts:
+            check_words(prompt, {"[V]"})
     with training_bar("learning the subject") as report:
-        return learned_subject(base, source, class_word, report)
-
-
-def _load(base: Base, source: Path) -> Adapter:
-    from palp.adapter import Adapter
-    from palp.subject_cache import adapter_file
-
-    found = Adapter.load(adapter_file(source) or source)
-    found.check(base.fingerprint, base.sites())
-    return found
+        return learned_subject(base, source, class_word, Watch(report))

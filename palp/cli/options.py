@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["BaseConfig", "BaseName", "Class", "Device", "Dtype", "Json", "print_json"]
+from palp.errors import InputError
+
+__all__ = [
+    "BaseConfig",
+    "BaseName",
+    "Batch",
+    "Device",
+    "Dtype",
+    "Json",
+    "Lr",
+    "Optimizer",
+    "Out",
+    "Rank",
+    "SamplesEvery",
+    "Seed",
+    "Set",
+    "Steps",
+    "Tensorboard",
+    "parse_settings",
+    "print_json",
+]
 
 BaseName = Annotated[
     str,
@@ -21,10 +41,38 @@ BaseConfig = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; by default the best one there is.")]
 Dtype = Annotated[str, typer.Option(help="Of arithmetic: auto, float32, bfloat16 or float16.")]
-Class = Annotated[str | None, typer.Option("--class", help="What the base calls such a thing: cat, truck, …")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; the same command again resumes it.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="Of the LoRA pairs.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of the LoRA pairs.")]
+Optimizer = Annotated[str | None, typer.Option(help="adamw or prodigy.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the first weights, pictures, timesteps and noise.")]
+SamplesEvery = Annotated[int, typer.Option(min=0, help="Steps between sheets of pictures in samples/; 0 for none.")]
+Tensorboard = Annotated[Path | None, typer.Option(help="Write logs for tensorboard into this folder.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting as NAME=VALUE, such as --set min_snr=5; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")]
 
 
 def print_json(result: Mapping[str, Any]) -> None:
     """One line, for programs."""
     typer.echo(json.dumps(result, ensure_ascii=False))
+
+
+def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs as a mapping; values are read as YAML: 5, 1e-4, true, cosine."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set was given {pair!r}, and needs NAME=VALUE, such as --set min_snr=5")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {name} has a value that cannot be read: {text!r}") from error
+    return values
