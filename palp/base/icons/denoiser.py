@@ -30,13 +30,14 @@ class DenoiserSettings:
     decay: float = 0.35  # share of the training, at its end, in which the rate falls to nothing
     drop_caption: float = 0.1  # probability of training without the caption
     foreground: float = 2.0  # extra weight of cells that the subject covers
+    coarse: float = 2.5  # exponent of a channel's deviation in its weight: coarse channels, of shape, count most
     ema_pictures: float = 40_000  # horizon of the weights' moving average, at most a tenth of what was seen
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Cached latents `[n, 64, 8, 8]`, foreground shares `[n, 8, 8]`, token ids `[n, paraphrases, 32]`, no caption `[32]`."""
+    """Cached latents `[n, 64, 8, 8]`, foreground `[n, 8, 8]`, token ids `[n, paraphrases, 32]`, no caption `[32]`."""
 
     latents: Tensor
     cover: Tensor
@@ -51,7 +52,7 @@ def denoising_loss(
     noise: Float[Tensor, "batch c h w"],
     t: Int[Tensor, " batch"],
     hidden: Float[Tensor, "batch tokens dim"],
-    weight: Float[Tensor, "batch h w"],
+    weight: Float[Tensor, "batch c h w"],
 ) -> Float[Tensor, " batch"]:
     """The v-prediction error, cell by cell weighted: one number a picture.
 
@@ -59,8 +60,7 @@ def denoising_loss(
     what a picture shows: with 64 channels a cell, anything is visible through moderate noise.
     """
     output = model(schedule.add_noise(x0, noise, t), t, hidden).sample.float()
-    error = ((output - schedule.target(x0, noise, t)) ** 2).mean(dim=1)
-    return (error * weight).mean(dim=(1, 2))
+    return (weight * (output - schedule.target(x0, noise, t)) ** 2).mean(dim=(1, 2, 3))
 
 
 class DenoiserTraining:
@@ -80,6 +80,8 @@ class DenoiserTraining:
             weight_decay=0.01,
             fused=True,
         )
+        spread = data.latents[:1000].float().std(dim=(0, 2, 3)) ** settings.coarse
+        self.channel_weight = (spread / spread.mean()).to(device)[:, None, None]
         self.step = 0
 
     @property
@@ -102,11 +104,12 @@ class DenoiserTraining:
         x0 = self.data.latents[index].float().to(self.device).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(n, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator).to(x0)
         t = torch.randint(0, len(self.schedule.alphas_cumprod), (n,), generator=generator).to(self.device)
-        weight = 1 + cfg.foreground * self.data.cover[index].float().to(self.device)
+        cover = 1 + cfg.foreground * self.data.cover[index].float().to(self.device)
+        weight = (cover / cover.mean())[:, None] * self.channel_weight
         with torch.autocast(self.device.type, torch.bfloat16):
             hidden = self.model["text_encoder"](tokens.to(self.device)).last_hidden_state
             loss = denoising_loss(
-                self.model["unet"], self.schedule, x0, noise, t, hidden, weight / weight.mean()
+                self.model["unet"], self.schedule, x0, noise, t, hidden, weight
             ).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
