@@ -13,7 +13,7 @@ from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.learn import Report, Watch, learn
 from palp.prompts import make_prompts
-from palp.recipes import Form, recipe
+from palp.recipes import Form, guidance_scale, recipe
 from palp.sheets import contact_sheet, save_png, to_images
 from palp.subjects import Subject, read_pictures
 from palp.train import joint_job
@@ -75,7 +75,7 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
         pictures.append(Picture(clean, demo.seed))
         pictures.append(Picture(prompt, demo.seed, alone))
         pictures.append(Picture(prompt, demo.seed, adapter))
-    images = to_images(draw(base, pictures, Sampling()))
+    images = to_images(draw(base, pictures, Sampling(guidance=guidance_scale(base.name))))
     width = len(COLUMNS)
     rows = [images[start : start + width] for start in range(0, len(images), width)]
     sheet = out / "demo.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from palp.adapter import Adapter
 from palp.bank import AdapterBank
 from palp.base import Base, sample
 from palp.compose import in_one_frame
+from palp.errors import InputError
 
-__all__ = ["Picture", "Sampling", "draw"]
+__all__ = ["Picture", "Sampling", "batches_of", "draw"]
 
 BATCH = 16
 """Pictures in one call of the sampler."""
@@ -32,11 +34,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw: denoising steps, classifier-free guidance scale, "ddim" | "dpm++2m" | "euler"."""
+    """How to draw: denoising steps, classifier-free guidance scale, "ddim" | "dpm++2m" | "euler".
+
+    Raises:
+        InputError: a guidance scale that is not finite.
+    """
 
     steps: int = 20
     guidance: float = 7.5
     scheduler: str = "ddim"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise InputError(f"the guidance scale is {self.guidance}, and must be finite: 1 is none, 7.5 usual")
 
 
 def draw(

@@ -13,6 +13,7 @@ from palp.base import Base
 from palp.compose import compose
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
+from palp.recipes import guidance_scale
 from palp.runs import RunFolder, open_run
 from palp.sheets import contact_sheet, save_png, to_images
 from palp.subjects import Subject
@@ -119,7 +120,7 @@ def _draw_sheet(trainer: Trainer, path: Path) -> None:
     personal = [subject.prompts.personal for subject in job.subjects]
     prompts = list(dict.fromkeys([first.prompts.target, *(personal[:1] if job.residual else personal)]))
     pictures = [Picture(prompt, seed, adapter) for prompt in prompts for seed in SAMPLE_SEEDS]
-    images = to_images(draw(trainer.base, pictures, Sampling()))
+    images = to_images(draw(trainer.base, pictures, Sampling(guidance=guidance_scale(trainer.base.name))))
     width = len(SAMPLE_SEEDS)
     rows = [images[start : start + width] for start in range(0, len(images), width)]
     save_png(contact_sheet(rows, prompts, [f"seed {seed}" for seed in SAMPLE_SEEDS]), path)

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from palp.train import TrainSettings
 
-__all__ = ["Form", "recipe"]
+__all__ = ["Form", "guidance_scale", "recipe"]
 
 Form: TypeAlias = Literal["subject", "joint", "residual"]
 
@@ -37,3 +37,8 @@ def recipe(base: str, form: Form, changes: Mapping[str, Any] | None = None) -> T
     if values.get("optimizer") == "prodigy":  # it finds the step size itself, and lr is a factor on it
         values |= {name: wanted.get(name, 1.0) for name in ("lr", "lr_placeholder")}
     return TrainSettings.from_mapping(values)
+
+
+def guidance_scale(base: str) -> float:
+    """Classifier-free guidance to draw with on a base of that name, unless asked otherwise."""
+    return 4.0 if base == "icons" else 7.5

@@ -73,11 +73,16 @@ def open_run(path: Path, settings: Mapping[str, Any]) -> RunFolder:
     asked = json.loads(json.dumps(settings))
     if run.settings.is_file():
         _check_same(path, _read(run.settings), asked)
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and not _is_empty_folder(path):
         raise InputError(f"{path} exists and holds no run of ours: give --out a new or an empty folder")
     else:
         write_json(run.settings, {"settings": asked, "made_with": provenance()})
     return run
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """Whether nothing is there but what a killed `atomic_write` may have left."""
+    return path.is_dir() and all(entry.name.startswith(".tmp-") for entry in path.iterdir())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,10 +29,15 @@ def generate(
     ] = None,
     subject_scale: Annotated[float, typer.Option(help="Strength of the subject's adapter.")] = 1.0,
     adapter_scale: Annotated[float, typer.Option(help="Strength of the prompt adapter.")] = 1.0,
-    seed: Annotated[list[int] | None, typer.Option(help="Of the noise; may be repeated.  [default: 0]")] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, max=2**63 - 1, help="Of the noise; may be repeated.  [default: 0]"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    scheduler: Annotated[str, typer.Option(help="ddim, dpm++2m or euler.")] = "ddim",
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale.  [default: 7.5; 4 on icons]")
+    ] = None,
+    scheduler: Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")] = "ddim",
     base: BaseName = "icons",
     base_config: BaseConfig = None,
     device: Device = None,
@@ -40,20 +45,21 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw pictures: every prompt with every seed, in one batch."""
-    from palp.base import load_base
+    from palp.cli.base import open_base
     from palp.cli.progress import steps_bar
     from palp.draw import Sampling, batches_of, draw
+    from palp.recipes import guidance_scale
     from palp.sheets import save_png, to_images
     from palp.sources import load_adapter
     from serving.pictures import Request, notes, output_paths, plan
 
     seeds, files = seed or [0], adapter or []
     paths = output_paths(out, len(prompt) * len(seeds))
-    model = load_base(base, device, dtype, base_config)
+    model = open_base(base, device, dtype, base_config)
+    sampling = Sampling(steps, guidance_scale(model.name) if guidance is None else guidance, scheduler)
     learned = None if subject is None else _subject(model, subject, class_word, prompt)
     prompt_adapters = [load_adapter(model, file) for file in files]
     pictures = plan(Request(prompt, seeds, learned, prompt_adapters, subject_scale, adapter_scale))
-    sampling = Sampling(steps, guidance, scheduler)
     with steps_bar("drawing", steps * batches_of(len(pictures))) as advance:
         images = to_images(draw(model, pictures, sampling, advance))
     for index, (picture, image, path) in enumerate(zip(pictures, images, paths, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,9 +40,13 @@ def plan(request: Request) -> list[Picture]:
     """The pictures to draw, prompt by prompt, seed by seed; the same combination of adapters is composed once.
 
     Raises:
-        InputError: a prompt that does not name the subject, an unknown word, or a wrong number of adapters.
+        InputError: a prompt that does not name the subject, an unknown word, or a scale, or a wrong number of adapters.
         AdapterMismatchError: subject and adapter are of two bases.
     """
+    if not math.isfinite(request.subject_scale * request.adapter_scale):
+        raise InputError(
+            f"scales {request.subject_scale} and {request.adapter_scale} were given, and must be finite: 1 is as trained"
+        )
     counts = (0, 1, len(request.prompts))
     if len(request.adapters) not in counts:
         raise InputError(

@@ -19,9 +19,9 @@ def demo(
     dtype: Dtype = "auto",
 ) -> None:
     """Learn an example subject, align it with two prompts, and compare: minutes on two cores, and resumable."""
-    from palp.base import load_base
+    from palp.cli.base import open_base
     from palp.cli.progress import training_bar
     from palp.demo import Demo, run_demo
 
-    model = load_base(base, device, dtype, base_config)
+    model = open_base(base, device, dtype, base_config)
     typer.echo(run_demo(model, out, Demo(steps=steps), training_bar))

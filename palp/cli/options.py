@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,13 +40,15 @@ BaseConfig = Annotated[
     typer.Option(help="Folder with a pipeline's configuration, for a single-file --base without network."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; by default the best one there is.")]
-Dtype = Annotated[str, typer.Option(help="Of arithmetic: auto, float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of arithmetic; auto is the fastest.")
+]
 Out = Annotated[Path, typer.Option(help="Folder of the run; the same command again resumes it.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="Of the LoRA pairs.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate of the LoRA pairs.")]
-Optimizer = Annotated[str | None, typer.Option(help="adamw or prodigy.")]
+Optimizer = Annotated[Literal["adamw", "prodigy"] | None, typer.Option(help="Update rule.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the first weights, pictures, timesteps and noise.")]
 SamplesEvery = Annotated[int, typer.Option(min=0, help="Steps between sheets of pictures in samples/; 0 for none.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Write logs for tensorboard into this folder.")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,13 +27,6 @@ from palp.cli.options import (
 )
 
 
-class Mode(StrEnum):
-    """The form of the training."""
-
-    joint = "joint"
-    residual = "residual"
-
-
 def personalize(
     subject: Annotated[
         list[Path],
@@ -48,9 +40,9 @@ def personalize(
     artwork: Annotated[Path | None, typer.Option(help="Picture of a work of art, whose manner is taken over.")] = None,
     technique: Annotated[str, typer.Option(help="Of the artwork.")] = "oil painting",
     mode: Annotated[
-        Mode,
+        Literal["joint", "residual"],
         typer.Option(help="joint: one adapter for both. residual: a prompt adapter over frozen subject adapters."),
-    ] = Mode.joint,
+    ] = "joint",
     rule: Annotated[
         str | None, typer.Option(help="palp, sds, nfsd, none, …  [default: palp, and composed if residual]")
     ] = None,
@@ -73,7 +65,7 @@ def personalize(
     as_json: Json = False,
 ) -> None:
     """Learn an adapter for one prompt, which keeps the subject and every element of the prompt (PALP)."""
-    from palp.base import load_base
+    from palp.cli.base import open_base
     from palp.cli.progress import training_bar
     from palp.cli.training import run_job
     from palp.learn import Watch
@@ -81,16 +73,16 @@ def personalize(
     from palp.recipes import recipe
 
     request = Request(prompt, subject, class_word or [], artwork, technique, rule, seed)
-    request.check(residual=mode == Mode.residual)
+    request.check(residual=mode == "residual")
     changes = {
         "alpha": alpha, "beta": beta, "guidance_weight": guidance_weight,
         "steps": steps, "rank": rank, "lr": lr, "batch": batch, "optimizer": optimizer,
     }  # fmt: skip
-    model = load_base(base, device, dtype, base_config)
-    values = request.defaults(residual=mode == Mode.residual) | parse_settings(settings)
+    model = open_base(base, device, dtype, base_config)
+    values = request.defaults(residual=mode == "residual") | parse_settings(settings)
     values |= {name: value for name, value in changes.items() if value is not None}
-    chosen = recipe(model.name, mode.value, values)
-    if mode == Mode.joint:
+    chosen = recipe(model.name, mode, values)
+    if mode == "joint":
         subjects, job = joint(model, request, chosen)
     else:
         with training_bar("learning the subject") as report:

@@ -48,7 +48,7 @@ def train_subject(
     as_json: Json = False,
 ) -> None:
     """Learn a subject from a few pictures: a small adapter and a new word, [V]."""
-    from palp.base import load_base
+    from palp.cli.base import open_base
     from palp.cli.training import run_job
     from palp.recipes import recipe
     from palp.subjects import Subject, find_pictures, read_pictures
@@ -56,7 +56,7 @@ def train_subject(
 
     files = find_pictures(images)
     changes = {"steps": steps, "rank": rank, "lr": lr, "batch": batch, "optimizer": optimizer}
-    model = load_base(base, device, dtype, base_config)
+    model = open_base(base, device, dtype, base_config)
     chosen = recipe(model.name, "subject", {**parse_settings(settings), **changes})
     subject = Subject(class_word, read_pictures(files, model.resolution), f"[{placeholder.strip('[]')}]")
     job = joint_job(model, [subject], seed=seed, name=class_word, flip=chosen.flip)
