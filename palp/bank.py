@@ -75,7 +75,10 @@ class AdapterBank(nn.Module):
             self.up[key(site.name)] = nn.Parameter(zeros(slots, site.out_features, spec.rank))
 
     def attach(self) -> AdapterBank:
-        """Hook the bank into the denoiser's sites, where several banks add up; returns the bank."""
+        """Hook the bank into the denoiser's sites, where several banks add up; returns the bank.
+
+        Attach before `torch.compile`: a compiled denoiser does not notice hooks that come later.
+        """
         if not self._handles:
             self._handles = [
                 layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()

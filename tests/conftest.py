@@ -14,7 +14,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-torch.set_num_threads(2)
+torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 install_import_hook(["palp", "hypernet", "serving"], "beartype.beartype")
 
 

@@ -20,6 +20,7 @@ PATCH = 16  # pixels of a latent cell
 WHITENING = 0.7  # 0 keeps the components' own variances, 1 makes them all equal
 AMPLITUDE = 0.25  # standard deviation of a latent inside the autoencoder, whose decoder squashes beyond 3
 DECODER_CHANNELS = 64
+IDENTITY = -2  # the decoder's layer at full resolution that is set to pass its input on
 
 Array = NDArray[np.float64]
 
@@ -35,6 +36,7 @@ def build_autoencoder() -> AutoencoderTiny:
         scaling_factor=1 / AMPLITUDE,
     )
     assert isinstance(vae, AutoencoderTiny)
+    nn.init.dirac_(vae.decoder.layers[IDENTITY].weight)
     return vae
 
 
@@ -118,6 +120,18 @@ def patch_latents(pictures: Tensor, encoder: tuple[Tensor, Tensor]) -> Tensor:
     weights, bias = encoder
     cells = to_patches(pictures) @ weights + bias
     return cells.transpose(1, 2).reshape(len(pictures), CHANNELS, LATENT_SIDE, LATENT_SIDE)
+
+
+def decode(decoder: nn.Module, latents: Tensor) -> Tensor:
+    """Unscaled latents `[n, 64, 8, 8]` to pictures in [-1, 1], with gradients: `decoder(latents)` without `IDENTITY`.
+
+    That layer is the most expensive one, and does nothing; a plain diffusers pipeline runs it, training need not.
+    """
+    layers = decoder.get_submodule("layers")
+    assert isinstance(layers, nn.Sequential)
+    features = layers[:IDENTITY](torch.tanh(latents / 3) * 3)
+    pictures: Tensor = layers[-1](features).mul(2).sub(1)
+    return pictures
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palp.base.icons.checkpoint import follow, load_training, save_training
-from palp.base.icons.codec import patch_latents, patch_matrix
+from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix
 from palp.base.icons.dataset import to_tensor
 from palp.errors import NonFiniteLossError
 
@@ -53,6 +53,7 @@ class DecoderTraining:
         self.amplitude = 1 / vae.config.scaling_factor
         self.encoder = patch_matrix(vae)
         self.model = vae.decoder.to(device=device, memory_format=torch.channels_last)
+        self.model.layers[IDENTITY].requires_grad_(False)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -82,7 +83,7 @@ class DecoderTraining:
         latents = latents + cfg.latent_noise * torch.randn(latents.shape, generator=generator)
         latents = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = reconstruction_loss(self.model(latents), pictures.to(self.device)).mean()
+            loss = reconstruction_loss(decode(self.model, latents), pictures.to(self.device)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * self.rate(self.seen)

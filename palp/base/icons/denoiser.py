@@ -108,9 +108,7 @@ class DenoiserTraining:
         weight = (cover / cover.mean())[:, None] * self.channel_weight
         with torch.autocast(self.device.type, torch.bfloat16):
             hidden = self.model["text_encoder"](tokens.to(self.device)).last_hidden_state
-            loss = denoising_loss(
-                self.model["unet"], self.schedule, x0, noise, t, hidden, weight
-            ).mean()
+            loss = denoising_loss(self.model["unet"], self.schedule, x0, noise, t, hidden, weight).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         self._update(loss)
