@@ -138,7 +138,7 @@ def _logs(folder: Path | None) -> AbstractContextManager[Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("logs for tensorboard need its package: pip install tensorboard") from error
-    writer: AbstractContextManager[Any] = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer: AbstractContextManager[Any] = SummaryWriter(str(folder))
     return writer
 
 

@@ -45,7 +45,7 @@ def plan(request: Request) -> list[Picture]:
     """
     if not math.isfinite(request.subject_scale * request.adapter_scale):
         raise InputError(
-            f"scales {request.subject_scale} and {request.adapter_scale} were given, and must be finite: 1 is as trained"
+            f"the scales are {request.subject_scale} and {request.adapter_scale}, and must be finite; 1 is as trained"
         )
     counts = (0, 1, len(request.prompts))
     if len(request.adapters) not in counts:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters import merged, random_adapter
-from tiny import tiny_base
 
 from palp.adapter import AdapterSpec
 from palp.base import Base, sample
 from palp.draw import Picture, Sampling, draw
 from palp.errors import AdapterMismatchError, UnknownPlaceholderError
+from tests.adapters import merged, random_adapter
+from tests.tiny import tiny_base
 
 SAMPLING = Sampling(steps=3, guidance=2.0)
 
