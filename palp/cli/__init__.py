@@ -14,9 +14,13 @@ To add a command, write its function in `palp/cli/<command>.py` and register it 
 A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sentences and exit codes.
 """
 
+from palp.cli.demo import demo
 from palp.cli.evaluate_base import evaluate_base
+from palp.cli.inspect import inspect
+from palp.cli.personalize import personalize
 from palp.cli.pretrain_base import pretrain_base
 from palp.cli.shell import create_app
+from palp.cli.train_subject import train_subject
 
 __all__ = ["app"]
 
@@ -24,5 +28,9 @@ app = create_app(
     "palp-hyper",
     "Personalise a text-to-image model so that it draws your subject and still follows your prompt.",
 )
+app.command("demo")(demo)
+app.command("train-subject")(train_subject)
+app.command("personalize")(personalize)
+app.command("inspect")(inspect)
 app.command("pretrain-base")(pretrain_base)
 app.command("evaluate-base")(evaluate_base)

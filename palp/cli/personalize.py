@@ -1,0 +1,90 @@
+"""`palp-hyper personalize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from palp.cli.options import (
+    BaseConfig,
+    BaseName,
+    Batch,
+    Device,
+    Dtype,
+    Json,
+    Lr,
+    Optimizer,
+    Out,
+    Rank,
+    SamplesEvery,
+    Seed,
+    Set,
+    Steps,
+    Tensorboard,
+    parse_settings,
+)
+
+
+def personalize(
+    subject: Annotated[
+        list[Path],
+        typer.Option(help="Run folder, adapter in one, or pictures. Several: [V1], [V2], … in one picture."),
+    ],
+    prompt: Annotated[str, typer.Option(help="What to draw, such as 'a pencil sketch of [V] on a beach'.")],
+    out: Out,
+    class_word: Annotated[
+        list[str] | None, typer.Option("--class", help="For pictures: what the base calls it; one a subject.")
+    ] = None,
+    artwork: Annotated[Path | None, typer.Option(help="Picture of a work of art, whose manner is taken over.")] = None,
+    technique: Annotated[str, typer.Option(help="Of the artwork.")] = "oil painting",
+    mode: Annotated[
+        Literal["joint", "residual"],
+        typer.Option(help="joint: one adapter for both. residual: a prompt adapter over frozen subject adapters."),
+    ] = "joint",
+    rule: Annotated[
+        str | None, typer.Option(help="palp, sds, nfsd, none, …  [default: palp, and composed if residual]")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Guidance scale of the frozen base at the prompt.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Guidance scale of the adapter in training.")] = None,
+    guidance_weight: Annotated[float | None, typer.Option(help="λ, of the guidance beside the pictures.")] = None,
+    steps: Steps = None,
+    rank: Rank = None,
+    lr: Lr = None,
+    batch: Batch = None,
+    optimizer: Optimizer = None,
+    settings: Set = None,
+    seed: Seed = 0,
+    samples_every: SamplesEvery = 100,
+    tensorboard: Tensorboard = None,
+    base: BaseName = "icons",
+    base_config: BaseConfig = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn an adapter for one prompt, which keeps the subject and every element of the prompt (PALP)."""
+    from palp.cli.base import open_base
+    from palp.cli.progress import training_bar
+    from palp.cli.training import run_job
+    from palp.learn import Watch
+    from palp.personalize import Request, joint, residual
+    from palp.recipes import recipe
+
+    request = Request(prompt, subject, class_word or [], artwork, technique, rule, seed)
+    request.check(residual=mode == "residual")
+    changes = {
+        "alpha": alpha, "beta": beta, "guidance_weight": guidance_weight,
+        "steps": steps, "rank": rank, "lr": lr, "batch": batch, "optimizer": optimizer,
+    }  # fmt: skip
+    model = open_base(base, device, dtype, base_config)
+    values = request.defaults(residual=mode == "residual") | parse_settings(settings)
+    values |= {name: value for name, value in changes.items() if value is not None}
+    chosen = recipe(model.name, mode, values)
+    if mode == "joint":
+        subjects, job = joint(model, request, chosen)
+    else:
+        with training_bar("learning the subject") as report:
+            subjects, job = residual(model, request, chosen, Watch(report))
+    run_job(model, job, chosen, out, subjects, samples_every, tensorboard, as_json)

@@ -1,0 +1,74 @@
+"""Adapters added up, and adapters brought into one frame so that a bank can hold them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from palp.adapter import Adapter, Site
+from palp.errors import AdapterMismatchError
+
+__all__ = ["compose", "in_one_frame", "widen"]
+
+
+def compose(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
+    """The exact sum Σ scale · ΔW, by rank concatenation; a site that an adapter lacks gets nothing from it.
+
+    Args:
+        parts: adapters of one base, with their scales; at least one.
+
+    Raises:
+        AdapterMismatchError: adapters of several bases.
+        InputError: two have learned the same placeholder, differently.
+    """
+    sites = _all_sites([adapter for adapter, _ in parts])
+    total: Adapter | None = None
+    for adapter, scale in parts:
+        part = widen(adapter, sites, adapter.spec.rank).scaled(scale)
+        total = part if total is None else total.concat(part)
+    assert total is not None
+    return total
+
+
+def in_one_frame(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The same adapters, ΔW for ΔW, with one spec: all sites of all of them, the largest rank.
+
+    Raises:
+        AdapterMismatchError: adapters of several bases.
+    """
+    sites = _all_sites(adapters)
+    rank = max(adapter.spec.rank for adapter in adapters)
+    return [widen(adapter, sites, rank) for adapter in adapters]
+
+
+def widen(adapter: Adapter, sites: Sequence[Site], rank: int) -> Adapter:
+    """The same ΔW with more sites and a higher rank, filled with zeros; alpha becomes the rank, B takes the scale."""
+    spec = replace(adapter.spec, sites=tuple(sites), rank=rank, alpha=float(rank))
+    down, up = {}, {}
+    for site in sites:
+        here = site.name in adapter.down
+        a = adapter.down[site.name] if here else torch.zeros(0, site.in_features, dtype=spec.torch_dtype)
+        b = adapter.up[site.name] if here else torch.zeros(site.out_features, 0, dtype=spec.torch_dtype)
+        down[site.name] = _padded(a, (rank, site.in_features))
+        up[site.name] = _padded(adapter.spec.scale * b, (site.out_features, rank))
+    return Adapter(spec, down, up, adapter.placeholders, adapter.metadata)
+
+
+def _padded(tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    """`tensor` in the upper left corner of zeros."""
+    out = tensor.new_zeros(shape)
+    out[: tensor.shape[0], : tensor.shape[1]] = tensor
+    return out
+
+
+def _all_sites(adapters: Sequence[Adapter]) -> tuple[Site, ...]:
+    """Sites of all adapters, each once; a base has one size for a name."""
+    bases = {adapter.spec.base for adapter in adapters}
+    if len(bases) > 1:
+        raise AdapterMismatchError(
+            f"adapters of several bases were given ({', '.join(sorted(bases))}): use adapters of one base"
+        )
+    return tuple(dict.fromkeys(site for adapter in adapters for site in adapter.spec.sites))

@@ -1,0 +1,120 @@
+"""Drawing with adapters: one batch, one bank, and each picture goes through its own adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from palp.adapter import Adapter
+from palp.bank import AdapterBank
+from palp.base import Base, sample
+from palp.compose import in_one_frame
+from palp.errors import InputError
+
+__all__ = ["Picture", "Sampling", "batches_of", "draw"]
+
+BATCH = 16
+"""Pictures in one call of the sampler."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What to draw: a prompt that may hold the adapter's words, a seed, and the adapter, None for the bare base."""
+
+    prompt: str
+    seed: int
+    adapter: Adapter | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw: denoising steps, classifier-free guidance scale, "ddim" | "dpm++2m" | "euler".
+
+    Raises:
+        InputError: a guidance scale that is not finite.
+    """
+
+    steps: int = 20
+    guidance: float = 7.5
+    scheduler: str = "ddim"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise InputError(f"the guidance scale is {self.guidance}, and must be finite: 1 is none, 7.5 usual")
+
+
+def draw(
+    base: Base,
+    pictures: Sequence[Picture],
+    sampling: Sampling,
+    callback: Callable[[], None] | None = None,
+) -> Float[Tensor, "pictures 3 H W"]:
+    """The pictures in [-1, 1], on the CPU; each is the same alone or among others.
+
+    Args:
+        callback: called after every denoising step of every batch.
+
+    Raises:
+        AdapterMismatchError: an adapter of another base.
+        UnknownPlaceholderError: a prompt holds a word that its adapter has not learned.
+    """
+    for adapter in _distinct(pictures):
+        adapter.check(base.fingerprint, base.sites())
+    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    return torch.cat([_draw(base, batch, sampling, callback) for batch in batches])
+
+
+def batches_of(count: int) -> int:
+    """How many batches `draw` makes of so many pictures."""
+    return -(-count // BATCH)
+
+
+def _draw(
+    base: Base, pictures: Sequence[Picture], sampling: Sampling, callback: Callable[[], None] | None
+) -> Float[Tensor, "pictures 3 H W"]:
+    words = [picture.adapter.placeholders if picture.adapter else {} for picture in pictures]
+    with torch.no_grad():
+        text = base.encode_prompts([picture.prompt for picture in pictures], words)
+        null = base.encode_prompts([""])
+    adapters = _distinct(pictures)
+    bank = _bank(base, adapters) if adapters else None
+    try:
+        with nullcontext() if bank is None else bank.route(_slots(pictures, adapters, sampling.guidance)):
+            return sample(
+                base,
+                text,
+                null,
+                [picture.seed for picture in pictures],
+                steps=sampling.steps,
+                guidance=sampling.guidance,
+                scheduler=sampling.scheduler,
+                callback=None if callback is None else lambda step, latents: callback(),
+            ).cpu()
+    finally:
+        if bank is not None:
+            bank.detach()
+
+
+def _bank(base: Base, adapters: Sequence[Adapter]) -> AdapterBank:
+    """The adapters in their slots, and one empty slot after them: the bare base."""
+    framed = in_one_frame(adapters)
+    bank = AdapterBank(base.unet, framed[0].spec, len(framed) + 1)
+    for slot, adapter in enumerate(framed):
+        bank.write(slot, adapter)
+    return bank.attach()
+
+
+def _slots(pictures: Sequence[Picture], adapters: Sequence[Adapter], guidance: float) -> Tensor:
+    """The slot of every row of the denoiser's batch: with guidance, the rows without text come first."""
+    slots = [len(adapters) if p.adapter is None else adapters.index(p.adapter) for p in pictures]
+    return torch.tensor(slots if guidance == 1 else slots + slots)
+
+
+def _distinct(pictures: Sequence[Picture]) -> list[Adapter]:
+    return list(dict.fromkeys(picture.adapter for picture in pictures if picture.adapter is not None))

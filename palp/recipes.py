@@ -1,0 +1,44 @@
+"""Settings to start from, for each form of training; the command line's options go over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from palp.train import TrainSettings
+
+__all__ = ["Form", "guidance_scale", "recipe"]
+
+Form: TypeAlias = Literal["subject", "joint", "residual"]
+
+PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper; its batch of 32 on one GPU
+    "subject": {"rank": 32, "lr": 5e-5, "lr_placeholder": 5e-4, "steps": 500, "batch": 8},
+    "joint": {"rank": 32, "lr": 5e-5, "lr_placeholder": 5e-4, "steps": 500, "batch": 8},
+    "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine"},
+}
+SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
+    "subject": {"rank": 8, "lr": 1e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
+    "joint": {"rank": 8, "lr": 1e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
+    "residual": {"rank": 8, "lr": 2e-3, "steps": 80, "schedule": "cosine", "warmup": 10},
+}
+
+
+def recipe(base: str, form: Form, changes: Mapping[str, Any] | None = None) -> TrainSettings:
+    """The settings for a form of training on a base, with changes; None leaves the recipe's value.
+
+    Args:
+        base: its name; "icons" is the embedded one.
+
+    Raises:
+        InputError: a change that is no setting, or a value out of its range.
+    """
+    wanted = {name: value for name, value in (changes or {}).items() if value is not None}
+    values = {**(SMALL if base == "icons" else PAPER)[form], **wanted}
+    if values.get("optimizer") == "prodigy":  # it finds the step size itself, and lr is a factor on it
+        values |= {name: wanted.get(name, 1.0) for name in ("lr", "lr_placeholder")}
+    return TrainSettings.from_mapping(values)
+
+
+def guidance_scale(base: str) -> float:
+    """Classifier-free guidance to draw with on a base of that name, unless asked otherwise."""
+    return 4.0 if base == "icons" else 7.5

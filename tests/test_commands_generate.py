@@ -1,0 +1,138 @@
+"""palp-serve generate and palp-hyper demo: pictures, their names, their notes, the cache, and refusals."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from adapters import random_adapter
+from commands import PALP_HYPER, PALP_SERVE, files_in, refuses, succeeds, write_pictures
+from PIL import Image
+from tiny import tiny_base
+
+import palp.recipes
+import palp.sources
+from palp.adapter import AdapterSpec
+from palp.sheets import GAP, LABEL_WIDTH, SMALLEST_CELL
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of a subject, two prompt adapters of another rank, and one of another base."""
+    folder, base = tmp_path_factory.mktemp("adapters"), tiny_base("sd1")
+    spec = AdapterSpec(base.fingerprint, base.sites(), rank=2, alpha=1.0)
+    prompt = AdapterSpec(base.fingerprint, base.sites("cross"), rank=1, alpha=1.0)
+    random_adapter(spec, 0, {"[V]": base.embedding_shapes()}).save(folder / "cat.safetensors")
+    random_adapter(prompt, 1).save(folder / "beach.safetensors")
+    random_adapter(prompt, 2).save(folder / "snow.safetensors")
+    random_adapter(AdapterSpec("other:1", base.sites(), 2, 1.0), 0).save(folder / "other.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(tiny_folder: Path) -> tuple[object, ...]:
+    return ("generate", "--base", tiny_folder, "--dtype", "float32", "--steps", 2)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_every_prompt_with_every_seed_and_its_own_adapter(
+    command: tuple[object, ...], adapters: Path, tmp_path: Path
+) -> None:
+    subject = ("--subject", adapters / "cat.safetensors", "--subject-scale", 0.5)
+    both = ("--adapter", adapters / "beach.safetensors", "--adapter", adapters / "snow.safetensors")
+    prompts = ("--prompt", "[V] one", "--prompt", "[V] two", "--seed", 5, "--seed", 6)
+    out = json.loads(succeeds(PALP_SERVE, *command, *subject, *both, *prompts, "--out", tmp_path / "a.png", "--json"))
+    assert out["pictures"] == [str(tmp_path / f"a-{number}.png") for number in (1, 2, 3, 4)]
+    alone = ("--adapter", adapters / "snow.safetensors", "--prompt", "[V] two", "--seed", 6)
+    printed = succeeds(PALP_SERVE, *command, *subject, *alone, "--out", tmp_path / "alone.png")
+    assert printed == f"{tmp_path / 'alone.png'}\n"
+    assert np.abs(pixels(tmp_path / "a-4.png") - pixels(tmp_path / "alone.png")).max() <= 1  # rounding to 8 bits
+    assert np.abs(pixels(tmp_path / "a-2.png") - pixels(tmp_path / "a-4.png")).max() > 10
+    with Image.open(tmp_path / "a-4.png") as image:
+        notes = dict(image.info)
+    assert notes["prompt"] == "[V] two"
+    assert (notes["seed"], notes["steps"], notes["guidance"], notes["scheduler"]) == ("6", "2", "7.5", "ddim")
+    assert notes["base"] == tiny_base("sd1").fingerprint == out["base"]
+    assert notes["adapters"] == f"{adapters / 'cat.safetensors'} × 0.5\n{adapters / 'snow.safetensors'} × 1"
+
+
+def test_without_a_subject_the_base_draws(command: tuple[object, ...], tmp_path: Path) -> None:
+    succeeds(PALP_SERVE, *command, "--prompt", "a cat", "--out", tmp_path / "new" / "cat.png")
+    assert files_in(tmp_path) == {"new/cat.png"}
+
+
+def test_pictures_are_learned_once(
+    command: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    quick = {"rank": 1, "steps": 2, "batch": 1}
+    monkeypatch.setattr(palp.recipes, "PAPER", {"subject": quick})
+    trained: list[Path] = []
+    learn = palp.sources.learn
+
+    def counted(*arguments: object) -> object:
+        trained.append(arguments[3])
+        return learn(*arguments)
+
+    monkeypatch.setattr(palp.sources, "learn", counted)
+    pictures = write_pictures(tmp_path / "pictures")
+    subject = ("--subject", pictures, "--prompt", "a [V]", "--out", tmp_path / "a.png")
+    assert "--class" in refuses(PALP_SERVE, *command, *subject)
+    assert "does not name the subject" in refuses(PALP_SERVE, *command, *subject, "--class", "cat", "--prompt", "cat")
+    assert not trained
+    succeeds(PALP_SERVE, *command, *subject, "--class", "cat")
+    first = (trained[0] / "adapter.safetensors").stat().st_mtime_ns
+    assert trained[0].parent == tmp_path / "cache" / "palp-hyper" / "subjects"
+    succeeds(PALP_SERVE, *command, *subject, "--class", "cat")
+    assert (trained[1], (trained[1] / "adapter.safetensors").stat().st_mtime_ns) == (trained[0], first)
+    (pictures / "0.png").unlink()
+    succeeds(PALP_SERVE, *command, *subject, "--class", "cat")
+    succeeds(PALP_SERVE, *command, *subject, "--class", "dog")
+    assert len(set(trained)) == 3
+
+
+def test_refusals_are_a_sentence_and_leave_nothing(command: tuple[object, ...], adapters: Path, tmp_path: Path) -> None:
+    (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"weight": 1}, protocol=2))
+    (tmp_path / "cut.safetensors").write_bytes((adapters / "cat.safetensors").read_bytes()[:-9])
+    cat = ("--subject", adapters / "cat.safetensors")
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((*cat, "--prompt", "a cat"), "does not name the subject: write [V]"),
+        ((*cat, "--prompt", "[V] and [W]"), "names [W], and the learned words are: [V]"),
+        ((*cat, "--prompt", "[../V]"), "names [../V]"),
+        (("--prompt", "a [V]"), "the learned words are: none"),
+        (("--subject", adapters / "other.safetensors", "--prompt", "a cat"), "was made for other:1"),
+        (("--subject", tmp_path / "pickle.safetensors", "--prompt", "a [V]"), "is a pickle"),
+        (("--subject", tmp_path / "cut.safetensors", "--prompt", "a [V]"), "is not a whole safetensors file"),
+        (("--subject", tmp_path / "nowhere", "--prompt", "a [V]"), "there is no"),
+        ((*cat, "--prompt", "[V]", "--adapter", tmp_path), "holds pictures, and an adapter is needed"),
+        ((*cat, "--prompt", "[V]", "--subject-scale", "nan"), "must be finite"),
+        ((*cat, "--prompt", "[V]", "--guidance", "inf"), "must be finite"),
+        ((*cat, "--prompt", "[V]", "--out", tmp_path / "a.jpg"), "pictures are written as PNG"),
+        ((*cat, "--prompt", "[V]", "--out", tmp_path / "cut.safetensors" / "a.png"), "cannot write"),
+        ((*cat, *("--adapter", adapters / "snow.safetensors") * 2, *("--prompt", "[V]") * 3), "2 adapters were given"),
+    ]
+    before = files_in(tmp_path)
+    for options, sentence in cases:
+        assert sentence in refuses(PALP_SERVE, *command, "--out", tmp_path / "a.png", *options)
+    assert files_in(tmp_path) == before
+
+
+def test_demo_writes_one_sheet_and_learns_once(tiny_folder: Path, tmp_path: Path) -> None:
+    command = ("demo", "--base", tiny_folder, "--dtype", "float32", "--steps", 1, "--out", tmp_path / "demo")
+    assert succeeds(PALP_HYPER, *command) == f"{tmp_path / 'demo' / 'demo.png'}\n"
+    with Image.open(tmp_path / "demo" / "demo.png") as sheet:
+        before = np.asarray(sheet)
+    assert before.shape[1] == LABEL_WIDTH + 2 * GAP + 3 * (SMALLEST_CELL + GAP)
+    adapters = [tmp_path / "demo" / name / "adapter.safetensors" for name in ("subject", "palp-1", "palp-2")]
+    times = [path.stat().st_mtime_ns for path in adapters]
+    succeeds(PALP_HYPER, *command)
+    assert [path.stat().st_mtime_ns for path in adapters] == times
+    with Image.open(tmp_path / "demo" / "demo.png") as sheet:
+        assert np.array_equal(np.asarray(sheet), before)

@@ -1,0 +1,47 @@
+"""Adapters added up and brought into one frame: ΔW for ΔW."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from adapters import random_adapter
+
+from palp.adapter import Adapter, AdapterSpec, Site
+from palp.compose import compose, in_one_frame
+from palp.errors import AdapterMismatchError
+
+ONE, TWO = Site("one", 5, 3), Site("two.to_q", 4, 6)
+BOTH = AdapterSpec("tiny:0", (ONE, TWO), rank=2, alpha=3.0)
+FIRST = AdapterSpec("tiny:0", (ONE,), rank=3, alpha=1.5)
+
+
+def weights(adapter: Adapter) -> dict[str, torch.Tensor]:
+    return {site.name: adapter.delta_weight(site.name) for site in adapter.spec.sites}
+
+
+def test_composition_is_the_weighted_sum_of_the_weights() -> None:
+    both, first = random_adapter(BOTH, seed=1), random_adapter(FIRST, seed=2)
+    total = weights(compose([(both, 0.5), (first, -2.0)]))
+    assert total.keys() == {"one", "two.to_q"}
+    expected_one = 0.5 * both.delta_weight("one") - 2 * first.delta_weight("one")
+    torch.testing.assert_close(total["one"], expected_one, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(total["two.to_q"], 0.5 * both.delta_weight("two.to_q"), rtol=1e-5, atol=1e-6)
+
+
+def test_one_frame_changes_no_weight_and_gives_one_spec() -> None:
+    adapters = [random_adapter(BOTH, seed=1), random_adapter(FIRST, seed=2)]
+    framed = in_one_frame(adapters)
+    assert framed[0].spec == framed[1].spec
+    for before, after in zip(adapters, framed, strict=True):
+        for site in before.spec.sites:
+            expected = before.delta_weight(site.name)
+            torch.testing.assert_close(after.delta_weight(site.name), expected, rtol=1e-5, atol=1e-6)
+    assert not framed[1].delta_weight("two.to_q").any()
+
+
+def test_adapters_of_two_bases_are_refused_with_both_named() -> None:
+    adapters = [random_adapter(replace(FIRST, base=base), seed=0) for base in ("tiny:0", "tiny:1")]
+    with pytest.raises(AdapterMismatchError, match=r"tiny:0.*tiny:1"):
+        compose([(adapter, 1.0) for adapter in adapters])

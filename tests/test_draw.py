@@ -1,0 +1,63 @@
+"""Pictures of one batch, each through its own adapter: as if each were drawn alone with merged weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from adapters import merged, random_adapter
+from tiny import tiny_base
+
+from palp.adapter import AdapterSpec
+from palp.base import Base, sample
+from palp.draw import Picture, Sampling, draw
+from palp.errors import AdapterMismatchError, UnknownPlaceholderError
+
+SAMPLING = Sampling(steps=3, guidance=2.0)
+
+
+def spec(base: Base, rank: int) -> AdapterSpec:
+    return AdapterSpec(base.fingerprint, base.sites(), rank, alpha=2.0)
+
+
+def test_each_picture_is_that_of_its_own_adapter() -> None:
+    base = tiny_base("sd1")
+    word = {"[V]": base.embedding_shapes()}
+    small, large = random_adapter(spec(base, 2), 1, word), random_adapter(spec(base, 3), 2, word)
+    pictures = [Picture("a photo of [V]", 3, small), Picture("cat", 5), Picture("a [V]", 4, large)]
+    drawn = draw(base, pictures, SAMPLING)
+    for row, picture in zip(drawn, pictures, strict=True):
+        twin = tiny_base("sd1")
+        words = picture.adapter.placeholders if picture.adapter else {}
+        if picture.adapter is not None:
+            twin.unet.load_state_dict(merged(twin.unet, picture.adapter).state_dict())
+        text, null = twin.encode_prompts([picture.prompt], words), twin.encode_prompts([""])
+        alone = sample(twin, text, null, [picture.seed], steps=3, guidance=2.0)
+        torch.testing.assert_close(row, alone[0], rtol=0, atol=1e-4)  # float32, other kernels for a batch
+
+
+def test_drawing_leaves_the_base_as_it_was() -> None:
+    base = tiny_base("sd1")
+    plain = [Picture("cat", 0)]
+    before = draw(base, plain, SAMPLING)
+    draw(base, [Picture("cat", 0, random_adapter(spec(base, 2), 1))], SAMPLING)
+    assert torch.equal(draw(base, plain, SAMPLING), before)
+
+
+def test_more_pictures_than_a_batch_and_a_report_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, steps = tiny_base("sd1"), []
+    pictures = [Picture("cat", seed) for seed in range(3)]
+    together = draw(base, pictures, SAMPLING)
+    monkeypatch.setattr("palp.draw.BATCH", 2)
+    apart = draw(base, pictures, SAMPLING, lambda: steps.append(1))
+    torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)  # float32, other kernels for a batch
+    assert len(steps) == 2 * SAMPLING.steps
+
+
+def test_refusals() -> None:
+    base = tiny_base("sd1")
+    adapter = random_adapter(spec(base, 2), 1)
+    with pytest.raises(UnknownPlaceholderError, match=r"\[V\]"):
+        draw(base, [Picture("[V]", 0, adapter)], SAMPLING)
+    other = random_adapter(AdapterSpec("other:1", base.sites(), 2, 2.0), 1)
+    with pytest.raises(AdapterMismatchError, match="other:1"):
+        draw(base, [Picture("cat", 0, other)], SAMPLING)
