@@ -125,8 +125,8 @@ def _residual(
 
     def plan(cell: Cell) -> Plan:
         teachers = cell.protocol.transfer if transferred else (cell.subject,)
-        chosen = targets(cell)
-        needs = [Need("residual", rule, teachers, target, changes=cell.changes(f"residual_{rule}")) for target in chosen]
+        chosen, changes = targets(cell), cell.changes(f"residual_{rule}")
+        needs = [Need("residual", rule, teachers, target, changes=changes) for target in chosen]
         return Plan(((subject_need(cell.subject), 1.0), *((need, 1 / len(chosen)) for need in needs)))
 
     return plan

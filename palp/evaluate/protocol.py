@@ -1,4 +1,4 @@
-"""What is evaluated on: subjects kept for reports, pictures to learn them from, and prompts with four or more elements."""
+"""What is evaluated on: subjects kept for reports, pictures to learn them from, prompts of four elements or more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -62,7 +61,7 @@ TUNING_TARGETS = (  # others, for choosing settings
     _target("pixel", "farm", "snowfall"),
 )
 TUNING_SUBJECTS = ("otter", "lizard", "goat", "metro")  # of split "train"
-TRANSFER = ("poodle", "gorilla", "turkey", "speedboat", "mantel clock")  # of split "train": others learn prompts from them
+TRANSFER = ("poodle", "gorilla", "turkey", "speedboat", "mantel clock")  # of split "train": they teach prompts
 BACKDROPS = (  # of the pictures to learn from: two walls and two places that no target asks for
     lambda rng: wall((244, 244, 240), (232, 230, 224)),
     lambda rng: wall((206, 198, 222), (150, 138, 170), floor=True),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from palp.adapter import Adapter
 from palp.base import Base
@@ -16,7 +16,7 @@ from palp.errors import InputError
 from palp.evaluate.methods import Need, subject_need
 from palp.evaluate.protocol import learnable, target_prompt
 from palp.learn import Report
-from palp.recipes import recipe
+from palp.recipes import Form, recipe
 from palp.subjects import Subject
 from palp.train import Job, Trainer, TrainSettings, joint_job, residual_job
 
@@ -75,6 +75,10 @@ class Shelf:
     def settings(self, need: Need) -> TrainSettings:
         """The recipe of the form, with this evaluation's sizes and the need's changes."""
         return recipe(self.base.name, need.form, {**self._sizes, **dict(need.changes)})
+
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Settings of each form, before a need's changes."""
+        return {form: recipe(self.base.name, form, self._sizes).to_mapping() for form in get_args(Form)}
 
     def stop(self, need: Need) -> int:
         """Steps after which the adapter is taken."""

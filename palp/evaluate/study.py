@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,9 +69,16 @@ class Study:
         self._gallery = Gallery(self.shelf, folder / "pictures", self.sampling, bar)
         self._examiner = Examiner(judges, protocol)
 
-    def train(self, methods: Iterable[Method], shares: Sequence[float] = (1.0,)) -> None:
-        """Train all that the methods need, taken after each of these shares of their training."""
-        plans = [self._plan(method, *pair, share) for method in methods for pair in self._pairs() for share in shares]
+    def with_choices(self, choices: Choices) -> Study:
+        """The same study with other settings chosen, on the same adapters and pictures."""
+        other = copy.copy(self)
+        other.choices = choices
+        return other
+
+    def train(self, methods: Iterable[Method], on_the_way: Iterable[tuple[Method, float]] = ()) -> None:
+        """Train all that the methods need; `on_the_way` also takes adapters after a share of their training."""
+        wanted = [*((method, 1.0) for method in methods), *on_the_way]
+        plans = [self._plan(method, *pair, share) for method, share in wanted for pair in self._pairs()]
         self.shelf.fill(need for plan in plans for need, _ in plan.parts)
 
     def scores(self, method: Method, share: float = 1.0) -> Scores:
@@ -98,6 +106,11 @@ class Study:
                 }
             )
         return _joined(parts)
+
+    def steps(self, method: Method, share: float) -> int:
+        """Optimiser steps of a method's own adapter at a share of its training."""
+        plan = self._plan(method, *self._pairs()[0], share)
+        return self.shelf.stop(plan.parts[-1][0])
 
     def clusters(self, metric: str) -> list[str]:
         """The subject of each number of `scores`."""
