@@ -9,9 +9,9 @@ import typer
 
 from palp.cli.options import Batch, Steps
 
-Subjects = Annotated[int, typer.Option(min=1, help="Held-out subjects, 12 at most (tuning: 4).")]
-Prompts = Annotated[int, typer.Option(min=2, help="Prompts of four elements or more, 10 at most (tuning: 4).")]
-Seeds = Annotated[int, typer.Option(min=1, help="Pictures of each subject and prompt.")]
+Subjects = Annotated[int | None, typer.Option(min=1, help="Held-out subjects: 8, of 12; to sweep, 3 others, of 4.")]
+Prompts = Annotated[int | None, typer.Option(min=2, help="With four elements or more: 10; to sweep, 3 others, of 4.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures of each subject and prompt: 4; to sweep, 2.")]
 Methods = Annotated[str | None, typer.Option(help="Some of the methods, such as subject,unguided,palp; default all.")]
 Curve = Annotated[bool, typer.Option("--curve", help="Also measure on the way of the training; best from the start.")]
 Sweep = Annotated[bool, typer.Option("--sweep", help="Instead choose settings, on other subjects and prompts.")]
@@ -22,9 +22,9 @@ Source = Annotated[str, typer.Option("--base", help="icons, or a folder of anoth
 
 
 def evaluate(
-    subjects: Subjects = 8,
-    prompts: Prompts = 10,
-    seeds: Seeds = 4,
+    subjects: Subjects = None,
+    prompts: Prompts = None,
+    seeds: Seeds = None,
     methods: Methods = None,
     steps: Steps = None,
     batch: Batch = None,
@@ -38,8 +38,8 @@ def evaluate(
     """Train and draw with every method on subjects never seen, and judge alignment and identity.
 
     With all the defaults about 500 adapters are trained: four hours on two CPU cores, minutes on a GPU. A quarter of
-    an hour: --subjects 4 --prompts 3 --seeds 2 --methods subject,subject_0.6,unguided,palp,residual_composed. With
-    --sweep and --subjects 3 --prompts 3 --seeds 2: an hour.
+    an hour: --subjects 4 --prompts 3 --seeds 2 --methods subject,subject_0.6,unguided,palp,residual_composed. 
+    --sweep takes an hour.
     """
     from palp.base import load_base
     from palp.base.icons.judges import load_judges
@@ -53,7 +53,9 @@ def evaluate(
 
     chosen_methods = choose_methods(methods)
     chosen = {} if choices is None else read_choices(choices)
-    protocol = (tuning_protocol if sweep else report_protocol)(subjects, prompts, seeds)
+    counts = {"subjects": subjects, "prompts": prompts, "seeds": seeds}
+    asked = {name: count for name, count in counts.items() if count is not None}
+    protocol = tuning_protocol(**asked) if sweep else report_protocol(**asked)
     sizes = {"steps": steps, "batch": batch}
     study = Study(load_base(source), load_judges(), protocol, work, training_bar, sizes, chosen)
     files = Files(out)

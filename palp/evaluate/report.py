@@ -40,7 +40,9 @@ class Files:
         return self.docs / "images" / f"{name}.png"
 
 
-def write_evaluation(study: Study, methods: Mapping[str, Method], files: Files, with_curve: bool = False) -> dict[str, Row]:
+def write_evaluation(
+    study: Study, methods: Mapping[str, Method], files: Files, with_curve: bool = False
+) -> dict[str, Row]:
     """Train, draw, score, and write palp-icons.json, its sheet and its plane; gains are paired by picture.
 
     Args:
