@@ -60,7 +60,7 @@ class Gallery:
             for batch in _batches(missing):
                 pictures = self._draw(batch).split([len(shot.seeds) for shot in batch])
                 for shot, rows in zip(batch, pictures, strict=True):
-                    content = save({"pictures": _to_bytes(rows)})
+                    content = save({"pictures": _to_bytes(rows).contiguous()})
                     with atomic_write(self.path(shot)) as temporary:
                         temporary.write_bytes(content)
                 report(missing.index(batch[-1]) + 1, len(missing), 0.0)
