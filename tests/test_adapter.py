@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Tolerance, random_adapter
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.errors import AdapterFileError, AdapterMismatchError, InputError, OutputError
+from tests.adapters import Tolerance, random_adapter
 
 SITES = (Site("down.attn.to_q", 6, 5), Site("up.attn.to_v", 3, 8))
 SPEC = AdapterSpec("tiny:0", SITES, rank=4, alpha=6.0)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Tolerance, merged, random_adapter, spec_of
 from safetensors.torch import load_file
-from tiny import tiny_pipeline
 from torch import Tensor
 
 from palp.adapter import Adapter
 from palp.bank import AdapterBank
+from tests.adapters import Tolerance, merged, random_adapter, spec_of
+from tests.tiny import tiny_pipeline
 
 WIDTHS = {"sd1": {"text_encoder": 32}, "sdxl": {"text_encoder": 48, "text_encoder_2": 32}}
 PIXELS: Tolerance = {

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Tolerance, attention_sites, merged, random_adapter, spec_of
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
-from tiny import WIDTH, tiny_pipeline
 from torch import Tensor, nn
 
 import palp.bank
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.bank import AdapterBank, key
 from palp.errors import AdapterMismatchError, InputError
+from tests.adapters import Tolerance, attention_sites, merged, random_adapter, spec_of
+from tests.tiny import WIDTH, tiny_pipeline
 
 FORWARD: Tolerance = {"rtol": 1e-4, "atol": 2e-5}  # float32, other order of sums, through 20 layers
 TRAINED: Tolerance = {

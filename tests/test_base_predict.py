@@ -56,7 +56,7 @@ def test_gradients_reach_latents_text_and_nothing_frozen(kind: Kind) -> None:
     base = tiny_base(kind)
     x_t, text = noisy(base).requires_grad_(), base.encode_prompts(PROMPTS)
     text.hidden.requires_grad_()
-    base.predict(x_t, T, text).square().sum().backward()  # type: ignore[no-untyped-call]
+    base.predict(x_t, T, text).square().sum().backward()
     assert x_t.grad is not None
     assert text.hidden.grad is not None
     assert (x_t.grad.flatten(1).abs().sum(1) > 0).all()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from worlds import small_protocol, study, world_base
 
 from palp.adapter import Adapter
 from palp.base import Base
@@ -15,8 +14,9 @@ from palp.compose import compose
 from palp.errors import InputError
 from palp.evaluate.methods import METHODS, Cell, Need, Plan, choose_methods
 from palp.evaluate.study import Study
+from tests.worlds import small_protocol, study, world_base
 
-EXACT = {"rtol": 1e-4, "atol": 1e-6}
+EXACT: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from worlds import TINY, quiet, study, world_base, world_judges
 
 import palp.evaluate.shelf as shelf_module
 from palp.base import Base
@@ -28,6 +27,7 @@ from palp.evaluate.study import RENDERED, Study
 from palp.evaluate.summary import CURVE_SHARES, gains
 from palp.evaluate.sweep import choose, read_choices
 from palp.train import Trainer
+from tests.worlds import TINY, quiet, study, world_base, world_judges
 
 METRICS = {*PROMPT_METRICS, *PHOTO_METRICS}
 

@@ -42,7 +42,8 @@ def codec() -> Codec:
 
 
 def test_shapes_and_unit_lengths() -> None:
-    attributes, clip = (judge.eval() for judge in build_judges())
+    attributes, clip = build_judges()
+    attributes.eval(), clip.eval()
     pictures = torch.rand(2, 3, 128, 128) * 2 - 1
     with torch.no_grad():
         logits, embedding = attributes(pictures)

@@ -122,7 +122,8 @@ def test_sheets_leave_the_training_as_it_is(
     with pytest.raises(pytest.fail.Exception):
         pretrain.pretrain(tmp_path / "runs", tmp_path / "weights", plan, torch.device("cpu"))
     (sheet,) = (tmp_path / "runs/sheets").iterdir()
-    assert Image.open(sheet).size == (8 * 128, 2 * 128)
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 128, 2 * 128)
     for name in ("unet", "vae"):
         file = f"{name}/diffusion_pytorch_model.safetensors"
         assert_same(load_file(tmp_path / "weights" / file), load_file(weights / file))
@@ -135,7 +136,7 @@ def test_weights_are_float16(weights: Path) -> None:
 
 
 def test_plain_diffusers_draws_what_we_draw(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(weights, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(weights, dtype=torch.float32)
     assert not caplog.records
     pipeline.set_progress_bar_config(disable=True)
     prompts = ["a photo of a cat", "a pencil sketch of an owl on a beach at night"]
@@ -173,7 +174,8 @@ def test_evaluate_base_writes_every_metric(weights: Path, tmp_path: Path) -> Non
     assert rows["generated"]["weather"]["n"] == sum(scene.weather != "none" for scene in scenes)
     assert rows["generated"]["companion"]["n"] == sum(scene.companion is not None for scene in scenes)
     assert 5 < rows["generated"]["vae_psnr_db"]["value"] < 30
-    assert Image.open(out.with_suffix(".png")).size == (8 * 128, 2 * 128)
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.size == (8 * 128, 2 * 128)
     assert "vae_psnr_db" in result.output
 
 

@@ -31,8 +31,10 @@ CPU = torch.device("cpu")
 
 
 class Training(Protocol):
-    model: nn.Module
-    average: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def average(self) -> nn.Module: ...
 
     @property
     def seen(self) -> int: ...
@@ -190,9 +192,11 @@ def test_the_average_follows() -> None:
     average, model = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([3.0, 5.0]))
-        model.running_mean.fill_(7)  # type: ignore[union-attr, operator]
+        assert model.running_mean is not None
+        model.running_mean.fill_(7)
     follow(average, model, horizon=4.0)
     assert average.weight.tolist() == [1.5, 2.0]
-    assert average.running_mean.tolist() == [7, 7]  # type: ignore[union-attr, operator]
+    assert average.running_mean is not None
+    assert average.running_mean.tolist() == [7, 7]
     follow(average, model, horizon=0.5)
     assert average.weight.tolist() == [3, 5]

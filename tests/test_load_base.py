@@ -206,7 +206,7 @@ def tiny_autoencoders() -> list[tuple[Any, str]]:
         "num_decoder_blocks": (1, 1),
         "latent_channels": 4,
     }
-    taesd = AutoencoderTiny(  # type: ignore[no-untyped-call]
+    taesd = AutoencoderTiny(
         encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), **common
     )
     blocks: dict[str, Any] = {
@@ -218,7 +218,7 @@ def tiny_autoencoders() -> list[tuple[Any, str]]:
             "block_types": "ResBlock",
         }.items()
     }
-    deep = AutoencoderDC(  # type: ignore[no-untyped-call]
+    deep = AutoencoderDC(
         latent_channels=4,
         attention_head_dim=4,
         encoder_qkv_multiscales=((), ()),

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from adapters import Tolerance
 from prodigyopt import Prodigy
 from torch import Tensor, nn
 
 from palp.errors import InputError
 from palp.optim import SlotOptimizer, SlotParameters
+from tests.adapters import Tolerance
 
 SLOTS = 3
 SAME: Tolerance = {"rtol": 1e-5, "atol": 1e-6}  # float32, the same rule in another order of operations

@@ -20,8 +20,8 @@ T = torch.tensor([0, 1, 250, 500, 998, 999])
 
 def make(prediction: str, zero_terminal: bool = False) -> tuple[NoiseSchedule, Any, Any]:
     config = {**BETAS, "prediction_type": prediction, "rescale_betas_zero_snr": zero_terminal}
-    ddpm: Any = DDPMScheduler(**config, clip_sample=False)  # type: ignore[no-untyped-call]
-    ddim: Any = DDIMScheduler(**config, clip_sample=False)  # type: ignore[no-untyped-call]
+    ddpm: Any = DDPMScheduler(**config, clip_sample=False)
+    ddim: Any = DDIMScheduler(**config, clip_sample=False)
     return NoiseSchedule.from_config(ddim.config), ddpm, ddim
 
 

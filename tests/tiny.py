@@ -49,7 +49,7 @@ def tiny_pipeline(kind: Kind) -> Any:
 def _pipeline(kind: Kind) -> Any:
     common = {"vae": _vae(), "unet": _unet(kind), "scheduler": _scheduler(kind)}
     if kind == "sdxl":
-        return StableDiffusionXLPipeline(  # type: ignore[no-untyped-call]
+        return StableDiffusionXLPipeline(
             text_encoder=CLIPTextModel(_text_config(48, act="quick_gelu")),
             text_encoder_2=CLIPTextModelWithProjection(_text_config(WIDTH, act="gelu")),
             tokenizer=tiny_tokenizer(),
@@ -59,7 +59,7 @@ def _pipeline(kind: Kind) -> Any:
             **common,
         )
     act = "quick_gelu" if kind == "sd1" else "gelu"
-    return StableDiffusionPipeline(  # type: ignore[no-untyped-call]
+    return StableDiffusionPipeline(
         text_encoder=CLIPTextModel(_text_config(WIDTH, act)),
         tokenizer=tiny_tokenizer(pad="<|endoftext|>" if kind == "sd1" else "!"),
         safety_checker=None,
@@ -142,11 +142,11 @@ def _unet(kind: Kind) -> UNet2DConditionModel:
         }
     elif kind != "sd1":
         common |= {"attention_head_dim": (2, 4), "use_linear_projection": True}
-    return UNet2DConditionModel(**common)  # type: ignore[no-untyped-call]
+    return UNet2DConditionModel(**common)
 
 
 def _vae() -> AutoencoderKL:
-    return AutoencoderKL(  # type: ignore[no-untyped-call]
+    return AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -159,7 +159,7 @@ def _vae() -> AutoencoderKL:
 
 def _scheduler(kind: Kind) -> DDIMScheduler:
     zero_terminal = kind == "sd2-v"
-    return DDIMScheduler(  # type: ignore[no-untyped-call]
+    return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from tiny import tiny_pipeline
 
 from palp.base import Base, base_from_pipeline
 from palp.base.icons.judges import AttributeJudge, SmallCLIP, build_judges
 from palp.evaluate.protocol import Protocol, report_protocol
 from palp.evaluate.study import Study
 from palp.learn import Report
+from tests.tiny import tiny_pipeline
 
 TINY = {"steps": 4, "batch": 2, "rank": 2}
 
@@ -24,7 +24,7 @@ def world_base() -> Base:
     pipeline = tiny_pipeline("sd2-v")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pipeline.vae = AutoencoderKL(  # type: ignore[no-untyped-call]
+        pipeline.vae = AutoencoderKL(
             block_out_channels=(4,) * 5,
             down_block_types=("DownEncoderBlock2D",) * 5,
             up_block_types=("UpDecoderBlock2D",) * 5,

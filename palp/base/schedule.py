@@ -44,7 +44,7 @@ class NoiseSchedule:
                 f"got a base with scheduler {config.get('_class_name')} predicting {prediction!r}, expected "
                 f"a beta schedule and {' or '.join(get_args(Prediction))}; use an SD 1.x, SD 2.x or SDXL base"
             )
-        alphas = DDIMScheduler.from_config(config).alphas_cumprod  # type: ignore[no-untyped-call]
+        alphas = DDIMScheduler.from_config(config).alphas_cumprod
         return cls(alphas.to(device=device, dtype=torch.float32), cast(Prediction, prediction))
 
     def __len__(self) -> int:

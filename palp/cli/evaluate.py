@@ -38,7 +38,7 @@ def evaluate(
     """Train and draw with every method on subjects never seen, and judge alignment and identity.
 
     With all the defaults about 500 adapters are trained: four hours on two CPU cores, minutes on a GPU. A quarter of
-    an hour: --subjects 4 --prompts 3 --seeds 2 --methods subject,subject_0.6,unguided,palp,residual_composed. 
+    an hour: --subjects 4 --prompts 3 --seeds 2 --methods subject,subject_0.6,unguided,palp,residual_composed.
     --sweep takes an hour.
     """
     from palp.base import load_base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -19,7 +20,7 @@ HEAD_WIDTH = 32
 
 def build_unet() -> UNet2DConditionModel:
     """The denoiser, untrained: 8 x 8 x 64 latents, 19 M parameters, cross-attention at both levels."""
-    unet = UNet2DConditionModel(
+    unet: UNet2DConditionModel = cast(Any, UNet2DConditionModel)(
         sample_size=LATENT_SIDE,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -37,14 +38,13 @@ def build_unet() -> UNet2DConditionModel:
     )
     # plain matrix products: the backward pass of scaled-dot-product attention is slow on a CPU at 64 tokens
     unet.set_attn_processor(AttnProcessor())
-    assert isinstance(unet, UNet2DConditionModel)
     return unet
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder, untrained: two layers of width 192."""
     vocab = tokenizer.get_vocab()
-    config = CLIPTextConfig(
+    config = cast(Any, CLIPTextConfig)(
         vocab_size=len(vocab),
         hidden_size=TEXT_WIDTH,
         intermediate_size=4 * TEXT_WIDTH,
@@ -68,7 +68,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def build_scheduler() -> DDIMScheduler:
     """Noise levels of Stable Diffusion, v-prediction. Latents exceed 1, so samples are never clipped."""
-    return DDIMScheduler(
+    scheduler: DDIMScheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
@@ -79,3 +79,4 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         steps_offset=1,  # without effect at this spacing, and what diffusers' pipeline asks for
     )
+    return scheduler

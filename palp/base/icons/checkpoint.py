@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -10,6 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from palp.atomic import atomic_write
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def save_training(
@@ -38,6 +41,12 @@ def load_training(path: Path, model: nn.Module, average: nn.Module, optimizer: t
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     _lay_out_as_parameters(optimizer)
     return step
+
+
+def channels_last(model: Module) -> Module:
+    """Lay convolution weights out as the CPU's kernels like them, in place."""
+    cast(Any, model).to(memory_format=torch.channels_last)
+    return model
 
 
 def follow(average: nn.Module, model: nn.Module, horizon: float) -> None:

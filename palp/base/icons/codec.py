@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ Array = NDArray[np.float64]
 
 def build_autoencoder() -> AutoencoderTiny:
     """An untrained autoencoder: 128 x 128 pictures, 8 x 8 x 64 latents, unit variance after `scaling_factor`."""
-    vae = AutoencoderTiny(
+    vae: AutoencoderTiny = cast(Any, AutoencoderTiny)(
         encoder_block_out_channels=(CHANNELS,) * 5,
         decoder_block_out_channels=(DECODER_CHANNELS,) * 5,
         num_encoder_blocks=(0,) * 5,
@@ -40,9 +41,13 @@ def build_autoencoder() -> AutoencoderTiny:
         latent_channels=CHANNELS,
         scaling_factor=1 / AMPLITUDE,
     )
-    assert isinstance(vae, AutoencoderTiny)
-    nn.init.dirac_(vae.decoder.layers[IDENTITY].weight)
+    nn.init.dirac_(cast(nn.Conv2d, vae.decoder.layers[IDENTITY]).weight)
     return vae
+
+
+def scaling_factor(vae: AutoencoderTiny) -> float:
+    """What latents are multiplied with for the denoiser."""
+    return float(cast(Any, vae.config).scaling_factor)
 
 
 def save_autoencoder(vae: AutoencoderTiny, folder: Path) -> None:
@@ -159,5 +164,5 @@ def decode(decoder: nn.Module, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, pictures: Tensor) -> Tensor:
     """Pictures `[n, 3, 128, 128]` in [-1, 1] to scaled latents `[n, 64, 8, 8]`."""
-    latents: Tensor = vae.encode(pictures).latents * vae.config.scaling_factor
+    latents: Tensor = vae.encode(pictures).latents * scaling_factor(vae)
     return latents

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from palp.base.icons.checkpoint import follow, load_training, save_training
-from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix
+from palp.base.icons.checkpoint import channels_last, follow, load_training, save_training
+from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix, scaling_factor
 from palp.base.icons.dataset import to_tensor
 from palp.errors import NonFiniteLossError
 
@@ -50,9 +50,9 @@ class DecoderTraining:
         device: torch.device,
     ) -> None:
         self.settings, self.pictures, self.device = settings, pictures, device
-        self.amplitude = 1 / vae.config.scaling_factor
+        self.amplitude = 1 / scaling_factor(vae)
         self.encoder = patch_matrix(vae)
-        self.model = vae.decoder.to(device=device, memory_format=torch.channels_last)
+        self.model = channels_last(vae.decoder.to(device))
         self.model.layers[IDENTITY].requires_grad_(False)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(

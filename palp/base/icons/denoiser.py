@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
-from palp.base.icons.checkpoint import follow, load_training, save_training
+from palp.base.icons.checkpoint import channels_last, follow, load_training, save_training
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE
 from palp.base.schedule import NoiseSchedule
 from palp.errors import NonFiniteLossError
@@ -61,7 +61,8 @@ def denoising_loss(
     what a picture shows: with 64 channels a cell, anything is visible through moderate noise.
     """
     output = model(schedule.add_noise(x0, noise, t), t, hidden).sample.float()
-    return (weight * (output - schedule.target(x0, noise, t)) ** 2).mean(dim=(1, 2, 3))
+    loss: Tensor = (weight * (output - schedule.target(x0, noise, t)) ** 2).mean(dim=(1, 2, 3))
+    return loss
 
 
 class DenoiserTraining:
@@ -73,7 +74,7 @@ class DenoiserTraining:
         torch.manual_seed(settings.seed)
         self.settings, self.data, self.device = settings, data, device
         self.model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
-        self.model.to(device=device, memory_format=torch.channels_last)
+        channels_last(self.model.to(device))
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.schedule = NoiseSchedule.from_config(build_scheduler().config, device)
         self.optimizer = torch.optim.AdamW(

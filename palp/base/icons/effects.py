@@ -83,14 +83,15 @@ def _watercolor(p: Picture) -> Picture:
 
 
 def _pixel(p: Picture) -> Picture:
-    return np.round(_saturate(_tiles(p, 4), 1.3) * 5) / 5
+    return (np.round(_saturate(_tiles(p, 4), 1.3) * 5) / 5).astype(np.float32)
 
 
 def _neon(p: Picture) -> Picture:
     line = _edges(p, 4.0)
     hue = _saturate(p / (p.max(axis=2, keepdims=True) + 0.05), 2.2)
     glow = hue * line[..., None]
-    return np.clip(_rgb(0.03, 0.01, 0.08) + glow + 1.3 * _blur(glow, 3.0), 0, 1)
+    lit: Picture = np.clip(_rgb(0.03, 0.01, 0.08) + glow + 1.3 * _blur(glow, 3.0), 0, 1)
+    return lit
 
 
 def _blueprint(p: Picture) -> Picture:
@@ -105,7 +106,7 @@ def _comic(p: Picture) -> Picture:
     frame = np.minimum.reduce([_X, _Y, SIZE - 1 - _X, SIZE - 1 - _Y]) < 3
     out = flat * (1 - ink)
     out[frame] = 0
-    return out
+    return out.astype(np.float32)
 
 
 def _sepia(p: Picture) -> Picture:
@@ -124,7 +125,8 @@ def _stained_glass(p: Picture) -> Picture:
     lead = (((_X + _Y) % 32 < 2.5) | ((_X - _Y) % 32 < 2.5)).astype(np.float32)
     bright = 0.85 + 0.3 * ((((_X + _Y) // 32) + ((_X - _Y) // 32)) % 2)
     ink = np.maximum(lead, np.clip(_edges(p, 3.5), 0, 1))
-    return np.clip(glass * bright[..., None], 0, 1) * (1 - ink)[..., None]
+    window: Picture = np.clip(glass * bright[..., None], 0, 1) * (1 - ink)[..., None]
+    return window
 
 
 def _mosaic(p: Picture) -> Picture:

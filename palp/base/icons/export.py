@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def assemble(model: nn.ModuleDict, vae: AutoencoderTiny, tokenizer: CLIPTokenize
         model: the denoiser under "unet", and the "text_encoder"; normally averaged weights.
     """
     parts = copy.deepcopy(model)
-    return StableDiffusionPipeline(  # type: ignore[no-untyped-call]
+    pipeline: StableDiffusionPipeline = cast(Any, StableDiffusionPipeline)(
         vae=copy.deepcopy(vae),
         text_encoder=parts["text_encoder"],
         tokenizer=tokenizer,
@@ -44,6 +45,7 @@ def assemble(model: nn.ModuleDict, vae: AutoencoderTiny, tokenizer: CLIPTokenize
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    return pipeline
 
 
 def export_pipeline(

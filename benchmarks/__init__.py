@@ -1,0 +1,1 @@
+"""How fast the parts are, each against its peer in the same run."""
