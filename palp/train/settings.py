@@ -44,7 +44,6 @@ class TrainSettings:
     min_snr: float | None = None  # γ of min-SNR weights (arXiv 2303.09556), on all terms; None for none
     t_min: float = 0.0  # timesteps are drawn evenly from this share of the schedule …
     t_max: float = 1.0  # … up to this one
-    flip: bool = False  # learn the mirror images too; for whoever builds the jobs
     gradient_checkpointing: bool = False  # less memory, a third more time
     dtype: str = "float32"  # of the finished adapters; what is trained stays float32
 
