@@ -137,11 +137,11 @@ def test_several_subjects_and_an_artwork_get_numbered_words(
 
 
 def test_options_and_set_reach_the_settings(base: tuple[object, ...], cat: Path, tmp_path: Path) -> None:
-    options = ("--rule", "sds", "--alpha", 3, "--lr", 1e-3, "--seed", 7, "--set", "min_snr=5", "--set", "flip=true")
+    options = ("--rule", "sds", "--alpha", 3, "--lr", 1e-3, "--seed", 7, "--set", "min_snr=5", "--flip")
     command = ("personalize", "--subject", cat, "--prompt", PROMPT, "--out", tmp_path / "out", "--steps", 1)
     succeeds(PALP_HYPER, *command, *options, *base)
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]
-    expected = {"rule": "sds", "alpha": 3.0, "lr": 1e-3, "seed": 7, "min_snr": 5.0, "flip": True}
+    expected = {"rule": "sds", "alpha": 3.0, "lr": 1e-3, "seed": 7, "min_snr": 5.0}
     assert {name: settings[name] for name in expected} == expected
 
 

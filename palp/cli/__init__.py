@@ -15,6 +15,7 @@ A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sen
 """
 
 from palp.cli.demo import demo
+from palp.cli.evaluate import evaluate
 from palp.cli.evaluate_base import evaluate_base
 from palp.cli.inspect import inspect
 from palp.cli.personalize import personalize
@@ -34,3 +35,4 @@ app.command("personalize")(personalize)
 app.command("inspect")(inspect)
 app.command("pretrain-base")(pretrain_base)
 app.command("evaluate-base")(evaluate_base)
+app.command("evaluate")(evaluate)

@@ -14,8 +14,14 @@ RESULTS = Path("docs/results")
 Row = Mapping[str, Estimate]
 
 
-def write_results(path: Path, rows: Mapping[str, Row], made_by: str, settings: Mapping[str, Any]) -> None:
-    """Write rows of estimates with the command, its settings, and the machine."""
+def write_results(
+    path: Path,
+    rows: Mapping[str, Row],
+    made_by: str,
+    settings: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write rows of estimates with the command, its settings, and the machine; `more` is JSON to stand beside them."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -25,11 +31,12 @@ def write_results(path: Path, rows: Mapping[str, Row], made_by: str, settings: M
         "torch": torch.__version__,
         "machine": gpu or platform.processor() or platform.machine(),
     }
-    write_json(
-        path,
-        head
-        | {"rows": {name: {metric: value.as_json() for metric, value in row.items()} for name, row in rows.items()}},
-    )
+    write_json(path, {**head, "rows": rows_as_json(rows), **(more or {})})
+
+
+def rows_as_json(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Every metric of every row as {"value", "low", "high", "n"}."""
+    return {name: {metric: value.as_json() for metric, value in row.items()} for name, row in rows.items()}
 
 
 def table(rows: Mapping[str, Row]) -> str:

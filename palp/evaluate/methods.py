@@ -1,0 +1,172 @@
+"""The methods compared, by name: what each draws a subject with a prompt with, and what must be trained for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from palp.base.icons.grammar import Scene
+from palp.errors import InputError
+from palp.evaluate.protocol import Protocol
+from palp.recipes import Form
+
+__all__ = ["METHODS", "Cell", "Choices", "Method", "Need", "Plan", "choose_methods", "stopped"]
+
+Choices: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Settings that a sweep has chosen, by key: "palp" -> {"guidance_weight": 0.1}; see `palp.evaluate.sweep`."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One adapter to be trained.
+
+    Args:
+        form: "subject" and "joint" learn one character; "residual" the target, over frozen subject adapters.
+        rule: of guidance.
+        subjects: whose pictures; one, or several in the residual form.
+        target: None where no prompt is learned.
+        share: of the training's steps after which the adapter is taken; below 1 it is stopped early.
+        changes: settings other than the recipe's.
+    """
+
+    form: Form
+    rule: str
+    subjects: tuple[str, ...]
+    target: Scene | None = None
+    share: float = 1.0
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a subject is drawn with a target: Σ scale · ΔW over the parts; without parts the base, and class words.
+
+    Args:
+        parts: adapters with scales; the last is what the method is about.
+        gamma: compose scores while sampling, with this weight (`palp.evaluate.drawing`); None: do not.
+    """
+
+    parts: tuple[tuple[Need, float], ...] = ()
+    gamma: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A subject and a target of a protocol, and the settings chosen."""
+
+    subject: str
+    target: Scene
+    protocol: Protocol
+    choices: Choices
+
+    def changes(self, key: str) -> tuple[tuple[str, Any], ...]:
+        """The settings chosen for a key."""
+        return tuple(sorted(self.choices.get(key, {}).items()))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table."""
+
+    label: str
+    plan: Callable[[Cell], Plan]
+
+
+def choose_methods(names: str | None) -> dict[str, Method]:
+    """The methods named, "palp,sds", in the table's order; None is all.
+
+    Raises:
+        InputError: a name that is none.
+    """
+    if names is None:
+        return dict(METHODS)
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in METHODS:
+            raise InputError(f"there is no method {name!r}: choose from {', '.join(METHODS)}")
+    return {name: method for name, method in METHODS.items() if name in wanted}
+
+
+def stopped(plan: Plan, share: float) -> Plan:
+    """The same with its last part taken after this share of its training."""
+    *before, (need, scale) = plan.parts
+    return replace(plan, parts=(*before, (replace(need, share=share), scale)))
+
+
+def subject_need(name: str) -> Need:
+    """A subject's own adapter: Eq. 1, no prompt."""
+    return Need("subject", "none", (name,))
+
+
+def _subject(scale: float = 1.0, share: float = 1.0) -> Callable[[Cell], Plan]:
+    return lambda cell: Plan(((replace(subject_need(cell.subject), share=share), scale),))
+
+
+def _unguided(cell: Cell) -> Plan:
+    """λ = 0: the schedule, seed and draws of the guided adapters; the target then has no say, so one a subject."""
+    return Plan(((Need("joint", "none", (cell.subject,)), 1.0),))
+
+
+def _joint(rule: str, key: str | None = None) -> Callable[[Cell], Plan]:
+    def plan(cell: Cell) -> Plan:
+        need = Need("joint", rule, (cell.subject,), cell.target, changes=cell.changes(key or rule))
+        return Plan(((need, 1.0),))
+
+    return plan
+
+
+def _residual(
+    rule: str,
+    transferred: bool = False,
+    targets: Callable[[Cell], tuple[Scene, ...]] = lambda cell: (cell.target,),
+) -> Callable[[Cell], Plan]:
+    """The frozen subject adapter, and the mean ΔW of residual adapters: of one target normally."""
+
+    def plan(cell: Cell) -> Plan:
+        teachers = cell.protocol.transfer if transferred else (cell.subject,)
+        chosen, changes = targets(cell), cell.changes(f"residual_{rule}")
+        needs = [Need("residual", rule, teachers, target, changes=changes) for target in chosen]
+        return Plan(((subject_need(cell.subject), 1.0), *((need, 1 / len(chosen)) for need in needs)))
+
+    return plan
+
+
+def _other(cell: Cell) -> tuple[Scene, ...]:
+    return (cell.protocol.other(cell.target),)
+
+
+def _all(cell: Cell) -> tuple[Scene, ...]:
+    return cell.protocol.targets
+
+
+def _score_composition(cell: Cell) -> Plan:
+    gamma = cell.choices.get("score_composition", {}).get("gamma", 1.5)
+    return Plan(((subject_need(cell.subject), 1.0),), gamma=float(gamma))
+
+
+METHODS: Mapping[str, Method] = {
+    "base": Method("base, class word", lambda cell: Plan()),
+    "subject": Method("subject adapter", _subject()),
+    "subject_early": Method("subject, stopped half-way", _subject(share=0.5)),
+    "subject_0.8": Method("subject × 0.8", _subject(0.8)),
+    "subject_0.6": Method("subject × 0.6", _subject(0.6)),
+    "unguided": Method("PALP's schedule, λ = 0", _unguided),
+    "sds": Method("SDS", _joint("sds")),
+    "nfsd": Method("NFSD", _joint("nfsd")),
+    "palp_fresh_noise": Method("PALP, fresh noise", _joint("palp_fresh_noise", "palp")),
+    "palp_no_rescale": Method("PALP, no rescaling", _joint("palp_no_rescale", "palp")),
+    "palp": Method("PALP", _joint("palp")),
+    "residual_palp": Method("residual, PALP", _residual("palp")),
+    "residual_composed": Method("residual, composed", _residual("composed")),
+    "residual_other": Method("residual, another prompt's", _residual("composed", targets=_other)),
+    "residual_mean": Method("residual, mean of prompts", _residual("composed", targets=_all)),
+    "transferred": Method("residual of other subjects", _residual("composed", transferred=True)),
+    "transferred_other": Method(
+        "of other subjects, another prompt's", _residual("composed", transferred=True, targets=_other)
+    ),
+    "transferred_mean": Method(
+        "of other subjects, mean of prompts", _residual("composed", transferred=True, targets=_all)
+    ),
+    "score_composition": Method("scores composed in sampling", _score_composition),
+}

@@ -1,0 +1,156 @@
+"""Adapters for an evaluation: trained many at a time, kept on disk by content, and never trained twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+from palp.adapter import Adapter
+from palp.base import Base
+from palp.errors import InputError
+from palp.evaluate.methods import Need, subject_need
+from palp.evaluate.protocol import learnable, target_prompt
+from palp.learn import Report
+from palp.recipes import Form, recipe
+from palp.subjects import Subject
+from palp.train import Job, Trainer, TrainSettings, joint_job, residual_job
+
+__all__ = ["Bar", "Shelf"]
+
+Bar: TypeAlias = Callable[[str], AbstractContextManager[Report]]
+"""Opens a progress bar with a title."""
+
+SLOTS = 16  # adapters trained at once
+CHECKPOINT_S = 30.0  # seconds of work that a kill may cost
+SEEDS = {"subject": 0, "joint": 1, "residual": 2}  # by form: all jobs of a form share first weights and draws
+
+
+class Shelf:
+    """Trained adapters by need, in `folder/ID.safetensors`; ID is a hash of all that fixes the adapter.
+
+    Args:
+        base: frozen.
+        folder: of the files; one unfinished bank is kept there too.
+        sizes: settings over those of every recipe, such as {"steps": 100}; None leaves the recipe's.
+        bar: for progress.
+    """
+
+    def __init__(self, base: Base, folder: Path, sizes: Mapping[str, Any], bar: Bar) -> None:
+        self.base, self._folder, self._sizes, self._bar = base, folder, dict(sizes), bar
+        self._subjects: dict[str, Subject] = {}
+        self._jobs: dict[Need, Job] = {}
+        self._teachers: dict[str, Adapter] = {}
+
+    def fill(self, needs: Iterable[Need]) -> None:
+        """Train what is missing: subject adapters first, since residual adapters stand on them.
+
+        Raises:
+            NonFiniteLossError: a training went wrong; the others of its bank are kept.
+        """
+        wanted = list(dict.fromkeys(needs))
+        teachers = [subject_need(name) for need in wanted if need.form == "residual" for name in need.subjects]
+        alone = [need for need in (*wanted, *teachers) if need.form == "subject"]
+        for wave in (alone, [need for need in wanted if need.form == "joint"], wanted):
+            self._train_missing(list(dict.fromkeys(need for need in wave if not self.path(need).is_file())))
+
+    def adapter(self, need: Need) -> Adapter:
+        """A trained adapter, from its file."""
+        return Adapter.load(self.path(need))
+
+    def path(self, need: Need) -> Path:
+        """Where the adapter is, or will be."""
+        return self._folder / f"{self.identity(need)}.safetensors"
+
+    def identity(self, need: Need) -> str:
+        """A hash of base, settings, job (pictures, prompts, frozen adapters, rule, seed) and step."""
+        settings = self.settings(need)
+        parts = [self.base.fingerprint, settings.to_mapping(), self.job(need).content_hash, self.stop(need)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def settings(self, need: Need) -> TrainSettings:
+        """The recipe of the form, with this evaluation's sizes and the need's changes."""
+        return recipe(self.base.name, need.form, {**self._sizes, **dict(need.changes)})
+
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Settings of each form, before a need's changes."""
+        return {form: recipe(self.base.name, form, self._sizes).to_mapping() for form in get_args(Form)}
+
+    def stop(self, need: Need) -> int:
+        """Steps after which the adapter is taken."""
+        return max(1, round(need.share * self.settings(need).steps))
+
+    def job(self, need: Need) -> Job:
+        """What the need is to the trainer; needs that differ in `share` or `changes` have equal jobs."""
+        key = Need(need.form, need.rule, need.subjects, need.target)
+        if key not in self._jobs:
+            self._jobs[key] = self._make_job(key)
+        return self._jobs[key]
+
+    def _make_job(self, need: Need) -> Job:
+        prompt = None if need.target is None else target_prompt(need.target)
+        name = f"{need.rule}: {prompt or ', '.join(need.subjects)}"
+        seed = SEEDS[need.form]
+        if need.form != "residual":
+            return joint_job(self.base, [self._subject(need.subjects[0])], prompt, rule=need.rule, seed=seed, name=name)
+        assert prompt is not None
+        members = [(self._subject(name), self._teacher(name)) for name in need.subjects]
+        return residual_job(self.base, members, prompt, rule=need.rule, seed=seed, name=name)
+
+    def _subject(self, name: str) -> Subject:
+        if name not in self._subjects:
+            self._subjects[name] = learnable(name)
+        return self._subjects[name]
+
+    def _teacher(self, name: str) -> Adapter:
+        """A subject's adapter, one object for all jobs, so that they share its slot."""
+        if name not in self._teachers:
+            self._teachers[name] = self.adapter(subject_need(name))
+        return self._teachers[name]
+
+    def _train_missing(self, missing: Sequence[Need]) -> None:
+        groups: dict[str, dict[Job, list[Need]]] = {}
+        for need in missing:
+            kind = json.dumps([need.form == "residual", self.settings(need).to_mapping()])
+            groups.setdefault(kind, {}).setdefault(self.job(need), []).append(need)
+        chunks = [part for group in groups.values() for part in _chunks(list(group.values()))]
+        for number, chunk in enumerate(chunks, start=1):
+            rules = ", ".join(dict.fromkeys(need.rule for needs in chunk for need in needs))
+            with self._bar(f"{chunk[0][0].form} adapters ({rules}), bank {number} of {len(chunks)}") as report:
+                self._train(chunk, report)
+
+    def _train(self, rows: Sequence[Sequence[Need]], report: Report) -> None:
+        """One bank: a row of needs a slot, which are one training taken at several steps."""
+        trainer = Trainer(self.base, [self.job(needs[0]) for needs in rows], self.settings(rows[0][0]))
+        unfinished = self._folder / "unfinished-bank.safetensors"
+        if unfinished.is_file():
+            try:
+                trainer.load(unfinished)
+            except InputError:  # of another bank: this evaluation was asked for something else before
+                unfinished.unlink()
+        total, saved_at = trainer.settings.steps, time.monotonic()
+        for step in trainer.run():
+            done = step.number + 1
+            self._keep(trainer, rows, done)
+            report(done, total, float(step.losses.loss.mean()))
+            if time.monotonic() - saved_at > CHECKPOINT_S and done < total:
+                trainer.save(unfinished)
+                saved_at = time.monotonic()
+        unfinished.unlink(missing_ok=True)
+
+    def _keep(self, trainer: Trainer, rows: Sequence[Sequence[Need]], done: int) -> None:
+        """Save the adapters that are to be taken now, but for those whose loss is not finite."""
+        due = [(slot, need) for slot, needs in enumerate(rows) for need in needs if self.stop(need) == done]
+        if due:
+            adapters, failed = trainer.adapters(), trainer.failed_at.tolist()
+            for slot, need in due:
+                if failed[slot] < 0:
+                    adapters[slot].save(self.path(need))
+
+
+def _chunks(rows: list[list[Need]]) -> list[list[list[Need]]]:
+    return [rows[start : start + SLOTS] for start in range(0, len(rows), SLOTS)]

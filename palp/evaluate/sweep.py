@@ -1,0 +1,81 @@
+"""Choosing what the paper leaves open, on subjects and prompts that no report shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palp.errors import InputError
+from palp.evaluate.methods import METHODS, Choices
+from palp.evaluate.results import Row
+from palp.evaluate.study import Study
+from palp.evaluate.summary import summarise
+
+__all__ = ["GRID", "choose", "read_choices", "sweep"]
+
+GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp and its rivals λ · α is around 1
+    "palp": (
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.03},
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.1},
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.2},
+        {"alpha": 7.5, "beta": 1.0, "guidance_weight": 0.1},
+        {"alpha": 4.0, "beta": 1.0, "guidance_weight": 0.3},
+    ),
+    "sds": tuple({"alpha": 7.5, "guidance_weight": weight} for weight in (0.01, 0.03, 0.1)),
+    "nfsd": tuple({"alpha": 7.5, "guidance_weight": weight} for weight in (0.01, 0.03, 0.1)),
+    "residual_palp": tuple({"alpha": 15.0, "beta": 7.5, "guidance_weight": weight} for weight in (0.1, 0.3)),
+    "residual_composed": tuple({"gamma": gamma} for gamma in (1.0, 1.5, 2.0)),
+    "score_composition": tuple({"gamma": gamma} for gamma in (0.5, 1.0, 1.5)),
+}
+FIDELITY_KEPT = 0.97  # of the control's subject_on_photo, at least
+
+
+def sweep(study: Study) -> tuple[dict[str, Row], dict[str, Mapping[str, float]]]:
+    """Rows of every setting in the grid and of the control, λ = 0; and the setting chosen for each method."""
+    study.train([METHODS["unguided"]])
+    control = summarise(study, {"unguided": study.scores(METHODS["unguided"])})
+    rows, chosen = dict(control), {}
+    for name, candidates in GRID.items():
+        found = [_row(study, name, setting) for setting in candidates]
+        rows |= {_name(name, setting): row for setting, row in zip(candidates, found, strict=True)}
+        chosen[name] = candidates[choose(found, control["unguided"])]
+    return rows, chosen
+
+
+def choose(candidates: list[Row], control: Row) -> int:
+    """The candidate with the largest alignment × subject_on_prompt, of those that keep the subject.
+
+    A subject is kept where subject_on_photo is at least 97 % of the control's; if no candidate keeps it, the one
+    that keeps most is chosen.
+    """
+    kept = [row["subject_on_photo"].value / control["subject_on_photo"].value for row in candidates]
+    worth = [row["alignment"].value * row["subject_on_prompt"].value for row in candidates]
+    able = [index for index, share in enumerate(kept) if share >= FIDELITY_KEPT]
+    if not able:
+        return kept.index(max(kept))
+    return max(able, key=lambda index: worth[index])
+
+
+def read_choices(path: Path) -> Choices:
+    """What a sweep's results file has chosen.
+
+    Raises:
+        InputError: it is missing, or no such file.
+    """
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+        return {str(name): dict(setting) for name, setting in chosen.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} has no choices of a sweep: make it with palp-hyper evaluate --sweep") from error
+
+
+def _row(study: Study, name: str, setting: Mapping[str, Any]) -> Row:
+    candidate, method = study.with_choices({name: setting}), METHODS[name]
+    candidate.train([method])
+    return summarise(candidate, {name: candidate.scores(method)})[name]
+
+
+def _name(method: str, setting: Mapping[str, float]) -> str:
+    return " ".join([method, *(f"{key}={value:g}" for key, value in setting.items())])
