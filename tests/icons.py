@@ -17,12 +17,14 @@ from palp.base.icons.dataset import render_example
 from palp.base.icons.denoiser import LatentSet
 from palp.base.icons.tokenizer import MAX_TOKENS, write_tokenizer
 
-SMALL_WIDTHS = (32, 64)  # of the U-Net, in place of 160 and 256
+SMALL_WIDTHS = (32, 32)  # of the U-Net, in place of 160 and 256
+SMALL_TEXT_WIDTH = 96  # in place of 192
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build the U-Net with two million parameters and no more."""
+    """Build the U-Net and the text encoder with a fraction of their parameters."""
     monkeypatch.setattr(architecture, "WIDTHS", SMALL_WIDTHS)
+    monkeypatch.setattr(architecture, "TEXT_WIDTH", SMALL_TEXT_WIDTH)
 
 
 def tokenizer_in(folder: Path) -> CLIPTokenizer:

@@ -83,7 +83,8 @@ def _watercolor(p: Picture) -> Picture:
 
 
 def _pixel(p: Picture) -> Picture:
-    return (np.round(_saturate(_tiles(p, 4), 1.3) * 5) / 5).astype(np.float32)
+    stepped: Picture = np.round(_saturate(_tiles(p, 4), 1.3) * 5) / np.float32(5)
+    return stepped
 
 
 def _neon(p: Picture) -> Picture:
@@ -101,12 +102,12 @@ def _blueprint(p: Picture) -> Picture:
 
 
 def _comic(p: Picture) -> Picture:
-    flat = np.round(_saturate(_blur(p, 0.6), 1.5) * 3) / 3
+    flat = np.round(_saturate(_blur(p, 0.6), 1.5) * 3) / np.float32(3)
     ink = np.clip(_array(_image(np.repeat(_edges(p, 4.5)[..., None], 3, 2)).filter(ImageFilter.MaxFilter(3))), 0, 1)
     frame = np.minimum.reduce([_X, _Y, SIZE - 1 - _X, SIZE - 1 - _Y]) < 3
     out = flat * (1 - ink)
     out[frame] = 0
-    return out.astype(np.float32)
+    return out
 
 
 def _sepia(p: Picture) -> Picture:
@@ -125,8 +126,8 @@ def _stained_glass(p: Picture) -> Picture:
     lead = (((_X + _Y) % 32 < 2.5) | ((_X - _Y) % 32 < 2.5)).astype(np.float32)
     bright = 0.85 + 0.3 * ((((_X + _Y) // 32) + ((_X - _Y) // 32)) % 2)
     ink = np.maximum(lead, np.clip(_edges(p, 3.5), 0, 1))
-    window: Picture = np.clip(glass * bright[..., None], 0, 1) * (1 - ink)[..., None]
-    return window
+    leaded: Picture = np.clip(glass * bright[..., None], 0, 1) * (1 - ink)[..., None]
+    return leaded
 
 
 def _mosaic(p: Picture) -> Picture:

@@ -58,7 +58,8 @@ def export_pipeline(
     """Write the finished base in diffusers' format, weights in float16."""
     pipeline = assemble(denoiser.average, vae, tokenizer)
     pipeline.vae.decoder = copy.deepcopy(decoder.average)
-    pipeline.to(dtype=torch.float16)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
     tidy_config(folder / "vae")
 
