@@ -88,7 +88,7 @@ def _learned(base: Base, folder: Path, subject: Subject, prompt: str | None, dem
     """The subject alone, or aligned with a prompt."""
     form: Form = "subject" if prompt is None else "joint"
     settings = recipe(base.name, form, {"steps": demo.steps})
-    job = joint_job(base, [subject], prompt, name=prompt or subject.class_word, flip=settings.flip)
+    job = joint_job(base, [subject], prompt, name=prompt or subject.class_word)
     with bar(f"learning {job.name}") as report:
         run = learn(base, job, settings, folder, [subject], Watch(report))
     return Adapter.load(run.adapter)

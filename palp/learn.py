@@ -62,15 +62,20 @@ def learn(
         NonFiniteLossError: the loss became nan or infinite.
         OutputError: the folder cannot be written; what was there is whole.
     """
-    run = open_run(out, resolved(base, job, settings))
+    run, asked = RunFolder(out), resolved(base, job, settings)
     if run.finished:
+        run = open_run(out, asked)
+        run.checkpoint.unlink(missing_ok=True)
         return run
-    for subject in subjects:
-        _keep_pictures(run, subject)
+    watch = watch or Watch()
     trainer = Trainer(base, [job], settings)
-    if run.checkpoint.is_file():
-        trainer.load(run.checkpoint)
-    _train(trainer, run, watch or Watch())
+    with _logs(watch.tensorboard) as log:
+        run = open_run(out, asked)  # from here on there are files
+        for subject in subjects:
+            _keep_pictures(run, subject)
+        if run.checkpoint.is_file():
+            trainer.load(run.checkpoint)
+        _train(trainer, run, watch, log)
     adapter = trainer.adapters()[0]
     adapter.export_embeddings(run.path)
     adapter.save(run.adapter)
@@ -82,6 +87,7 @@ def resolved(base: Base, job: Job, settings: TrainSettings) -> dict[str, Any]:
     """Everything that fixes a run's result, as JSON values."""
     return {
         "base": base.fingerprint,
+        "arithmetic": str(base.dtype).removeprefix("torch."),
         "form": "residual" if job.residual else "joint",
         "rule": job.rule,
         "prompt": job.subjects[0].prompts.target,
@@ -92,23 +98,22 @@ def resolved(base: Base, job: Job, settings: TrainSettings) -> dict[str, Any]:
     }
 
 
-def _train(trainer: Trainer, run: RunFolder, watch: Watch) -> None:
+def _train(trainer: Trainer, run: RunFolder, watch: Watch, log: Any) -> None:
     saved_at = time.monotonic()
     total = trainer.settings.steps
-    with _logs(watch.tensorboard) as log:
-        for step in trainer.run():
-            done = step.number + 1
-            if not bool(step.active.all()):
-                continue  # it stopped here, and `run` is about to say so; the checkpoint is from before
-            if watch.report is not None:
-                watch.report(done, total, float(step.losses.loss.mean()))
-            if log is not None:
-                _log(log, step)
-            if watch.samples_every and done % watch.samples_every == 0:
-                _draw_sheet(trainer, run.sample(done))
-            if time.monotonic() - saved_at > CHECKPOINT_S and done < total:
-                trainer.save(run.checkpoint)
-                saved_at = time.monotonic()
+    for step in trainer.run():
+        done = step.number + 1
+        if not bool(step.active.all()):
+            continue  # it stopped here, and `run` is about to say so; the checkpoint is from before
+        if watch.report is not None:
+            watch.report(done, total, float(step.losses.loss.mean()))
+        if log is not None:
+            _log(log, step)
+        if watch.samples_every and done % watch.samples_every == 0:
+            _draw_sheet(trainer, run.sample(done))
+        if time.monotonic() - saved_at > CHECKPOINT_S and done < total:
+            trainer.save(run.checkpoint)
+            saved_at = time.monotonic()
 
 
 def _draw_sheet(trainer: Trainer, path: Path) -> None:
@@ -138,7 +143,7 @@ def _logs(folder: Path | None) -> AbstractContextManager[Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("logs for tensorboard need its package: pip install tensorboard") from error
-    writer: AbstractContextManager[Any] = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer: AbstractContextManager[Any] = SummaryWriter(str(folder))
     return writer
 
 

@@ -12,7 +12,7 @@ from palp.errors import InputError
 from palp.learn import Watch
 from palp.sources import learned_subject, read_subject
 from palp.subjects import Subject, find_pictures, read_pictures
-from palp.train import Job, TrainSettings, joint_job, residual_job
+from palp.train import Job, joint_job, residual_job
 from palp.words import check_words
 
 __all__ = ["Request", "joint", "residual"]
@@ -30,6 +30,7 @@ class Request:
         technique: of the artwork, such as "oil painting".
         rule: of guidance; None for the form's own.
         seed: of the job.
+        flip: learn the mirror images too.
     """
 
     prompt: str
@@ -39,6 +40,7 @@ class Request:
     technique: str = "oil painting"
     rule: str | None = None
     seed: int = 0
+    flip: bool = False
 
     def check(self, residual: bool) -> None:
         """Raise InputError for what needs no base to be seen."""
@@ -67,7 +69,7 @@ class Request:
         return self.classes or [None] * len(self.sources)
 
 
-def joint(base: Base, request: Request, settings: TrainSettings) -> tuple[list[Subject], Job]:
+def joint(base: Base, request: Request) -> tuple[list[Subject], Job]:
     """The subjects and the job that learns them with the prompt, in one adapter.
 
     Raises:
@@ -86,14 +88,12 @@ def joint(base: Base, request: Request, settings: TrainSettings) -> tuple[list[S
         rule=request.rule or "palp",
         seed=request.seed,
         name=request.prompt,
-        flip=settings.flip,
+        flip=request.flip,
     )
     return subjects, job
 
 
-def residual(
-    base: Base, request: Request, settings: TrainSettings, watch: Watch | None = None
-) -> tuple[list[Subject], Job]:
+def residual(base: Base, request: Request, watch: Watch | None = None) -> tuple[list[Subject], Job]:
     """The subjects and the job that learns the prompt over their frozen adapters; each is [V] in its turn.
 
     Args:
@@ -113,6 +113,6 @@ def residual(
         rule=request.rule or "composed",
         seed=request.seed,
         name=request.prompt,
-        flip=settings.flip,
+        flip=request.flip,
     )
     return [], job

@@ -1,7 +1,7 @@
 """The prompts of a subject, made from the user's target prompt: y_P, y_c, y, and the photo prompt.
 
 y "a sketch of [V]" with class word "owl" gives y_P "a photo of [V]", y_c "a sketch of an owl" and the photo
-prompt "a photo of an owl" (paper, Sections 3 and 4). With an artwork [V2] (Section 5, art-inspired), y "an oil
+prompt "a photo of an owl" (paper, Section 4). With an artwork [V2] (art-inspired personalization), y "an oil
 painting of [V1] inspired by [V2] painting" gives y_c "an oil painting of an owl".
 """
 
@@ -16,17 +16,21 @@ from palp.errors import InputError, UnknownPlaceholderError
 
 __all__ = ["NEGATIVE", "Prompts", "Word", "article", "make_prompts", "placeholders_in"]
 
-NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+NEGATIVE = (
+    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+)
 """The prompt of what pictures should not be, for NFSD (Katzir et al. 2023, arXiv 2310.17590)."""
 
 PLACEHOLDER = re.compile(r"\[V\d*\]")
-DETERMINERS = frozenset(
-    "a an the this that these those my your his her its our their some one two three four five".split()
-)
-BOUNDARIES = frozenset(
-    "of with and or in on at by for from to as near beside behind under over inside into onto like "
-    "between next above below around through against without is are was".split()
-)
+DETERMINERS = {
+    *("a", "an", "the", "this", "that", "these", "those", "some", "one", "two", "three", "four", "five"),
+    *("my", "your", "his", "her", "its", "our", "their"),
+}
+BOUNDARIES = {  # words that end a noun phrase
+    *("of", "with", "without", "and", "or", "as", "like", "in", "inside", "on", "onto", "into", "at", "by"),
+    *("for", "from", "to", "near", "beside", "behind", "between", "next", "under", "below", "over", "above"),
+    *("around", "through", "against", "is", "are", "was"),
+}
 SOUNDS_LIKE_A_CONSONANT = re.compile(r"(uni|use|usu|ukul|eu|one\b|once\b)", re.IGNORECASE)
 SOUNDS_LIKE_A_VOWEL = re.compile(r"([aeiou]|hour|honest|heir)", re.IGNORECASE)
 
@@ -168,7 +172,7 @@ def _with_class_words(prompt: str, nouns: Mapping[str, str]) -> str:
         before, noun = prompt[: found.start()], nouns[found.group()]
         last = before.split()[-1] if before.split() else ""
         if last.lower() in ("a", "an"):
-            before = f"{before.rstrip().removesuffix(last)}{_a_or_an(noun)} "
+            before = f"{before.rstrip().removesuffix(last)}{last[0]}{_a_or_an(noun)[1:]} "
         elif _wants_article(before):
             noun = article(noun)
         prompt = before + noun + prompt[found.end() :]

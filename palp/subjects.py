@@ -119,7 +119,7 @@ def _check_size(path: Path, size: tuple[int, int], resolution: int) -> None:
         raise PictureError(_too_many_pixels(path))
     if min(size) * SMALLEST_SHARE < resolution:
         raise PictureError(
-            f"{path} is {size[0]} x {size[1]} pixels, too small to learn from at {resolution} x {resolution}: "
+            f"{path} is {size[0]} x {size[1]} pixels, too small to learn {resolution} x {resolution} from: "
             f"give one of at least {-(-resolution // SMALLEST_SHARE)} pixels a side"
         )
 

@@ -45,7 +45,7 @@ def plan(request: Request) -> list[Picture]:
     """
     if not math.isfinite(request.subject_scale * request.adapter_scale):
         raise InputError(
-            f"scales {request.subject_scale} and {request.adapter_scale} were given, and must be finite: 1 is as trained"
+            f"the scales are {request.subject_scale} and {request.adapter_scale}, and must be finite; 1 is as trained"
         )
     counts = (0, 1, len(request.prompts))
     if len(request.adapters) not in counts:
@@ -53,7 +53,8 @@ def plan(request: Request) -> list[Picture]:
             f"{len(request.adapters)} adapters were given for {len(request.prompts)} prompts: "
             "give one for all, or one a prompt"
         )
-    composed = [_composed(request, adapter) for adapter in request.adapters or [None]]
+    adapters: Sequence[Adapter | None] = request.adapters or [None]
+    composed = [_composed(request, adapter) for adapter in adapters]
     per_prompt = composed * len(request.prompts) if len(composed) == 1 else composed
     for prompt, adapter in zip(request.prompts, per_prompt, strict=True):
         check_words(prompt, adapter.placeholders if adapter is not None else {})

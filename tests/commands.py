@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import hypernet.cli
 import serving.cli

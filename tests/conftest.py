@@ -29,6 +29,6 @@ def _seeds() -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SD 1.x pipeline in diffusers format, for commands' --base."""
-    from tiny import save_tiny
+    from tests.tiny import save_tiny
 
     return save_tiny("sd1", tmp_path_factory.mktemp("tiny") / "sd1")

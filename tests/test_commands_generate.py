@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from adapters import random_adapter
-from commands import PALP_HYPER, PALP_SERVE, files_in, refuses, succeeds, write_pictures
 from PIL import Image
-from tiny import tiny_base
 
 import palp.recipes
 import palp.sources
 from palp.adapter import AdapterSpec
+from palp.base import Base
+from palp.learn import Watch, learn
+from palp.runs import RunFolder
 from palp.sheets import GAP, LABEL_WIDTH, SMALLEST_CELL
+from palp.subjects import Subject
+from palp.train import Job, TrainSettings
+from tests.adapters import random_adapter
+from tests.commands import PALP_HYPER, PALP_SERVE, files_in, refuses, succeeds, write_pictures
+from tests.tiny import tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +81,12 @@ def test_pictures_are_learned_once(
     quick = {"rank": 1, "steps": 2, "batch": 1}
     monkeypatch.setattr(palp.recipes, "PAPER", {"subject": quick})
     trained: list[Path] = []
-    learn = palp.sources.learn
 
-    def counted(*arguments: object) -> object:
-        trained.append(arguments[3])
-        return learn(*arguments)
+    def counted(
+        base: Base, job: Job, settings: TrainSettings, out: Path, subjects: Sequence[Subject], watch: Watch | None
+    ) -> RunFolder:
+        trained.append(out)
+        return learn(base, job, settings, out, subjects, watch)
 
     monkeypatch.setattr(palp.sources, "learn", counted)
     pictures = write_pictures(tmp_path / "pictures")

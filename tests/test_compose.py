@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adapters import random_adapter
 
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.compose import compose, in_one_frame
 from palp.errors import AdapterMismatchError
+from tests.adapters import random_adapter
 
 ONE, TWO = Site("one", 5, 3), Site("two.to_q", 4, 6)
 BOTH = AdapterSpec("tiny:0", (ONE, TWO), rank=2, alpha=3.0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapters import merged, random_adapter
-from tiny import tiny_base
 
 from palp.adapter import AdapterSpec
 from palp.base import Base, sample
 from palp.draw import Picture, Sampling, draw
 from palp.errors import AdapterMismatchError, UnknownPlaceholderError
+from tests.adapters import merged, random_adapter
+from tests.tiny import Kind, tiny_base
 
 SAMPLING = Sampling(steps=3, guidance=2.0)
 
@@ -19,14 +19,15 @@ def spec(base: Base, rank: int) -> AdapterSpec:
     return AdapterSpec(base.fingerprint, base.sites(), rank, alpha=2.0)
 
 
-def test_each_picture_is_that_of_its_own_adapter() -> None:
-    base = tiny_base("sd1")
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_each_picture_is_that_of_its_own_adapter(kind: Kind) -> None:
+    base = tiny_base(kind)
     word = {"[V]": base.embedding_shapes()}
     small, large = random_adapter(spec(base, 2), 1, word), random_adapter(spec(base, 3), 2, word)
     pictures = [Picture("a photo of [V]", 3, small), Picture("cat", 5), Picture("a [V]", 4, large)]
     drawn = draw(base, pictures, SAMPLING)
     for row, picture in zip(drawn, pictures, strict=True):
-        twin = tiny_base("sd1")
+        twin = tiny_base(kind)
         words = picture.adapter.placeholders if picture.adapter else {}
         if picture.adapter is not None:
             twin.unet.load_state_dict(merged(twin.unet, picture.adapter).state_dict())

@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "Device",
     "Dtype",
+    "Flip",
     "Json",
     "Lr",
     "Optimizer",
@@ -50,6 +51,7 @@ Batch = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate of the LoRA pairs.")]
 Optimizer = Annotated[Literal["adamw", "prodigy"] | None, typer.Option(help="Update rule.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the first weights, pictures, timesteps and noise.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Learn the mirror images of the pictures too.")]
 SamplesEvery = Annotated[int, typer.Option(min=0, help="Steps between sheets of pictures in samples/; 0 for none.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Write logs for tensorboard into this folder.")]
 Set = Annotated[

@@ -13,6 +13,7 @@ from palp.cli.options import (
     Batch,
     Device,
     Dtype,
+    Flip,
     Json,
     Lr,
     Optimizer,
@@ -55,6 +56,7 @@ def personalize(
     batch: Batch = None,
     optimizer: Optimizer = None,
     settings: Set = None,
+    flip: Flip = False,
     seed: Seed = 0,
     samples_every: SamplesEvery = 100,
     tensorboard: Tensorboard = None,
@@ -72,7 +74,7 @@ def personalize(
     from palp.personalize import Request, joint, residual
     from palp.recipes import recipe
 
-    request = Request(prompt, subject, class_word or [], artwork, technique, rule, seed)
+    request = Request(prompt, subject, class_word or [], artwork, technique, rule, seed, flip)
     request.check(residual=mode == "residual")
     changes = {
         "alpha": alpha, "beta": beta, "guidance_weight": guidance_weight,
@@ -83,8 +85,8 @@ def personalize(
     values |= {name: value for name, value in changes.items() if value is not None}
     chosen = recipe(model.name, mode, values)
     if mode == "joint":
-        subjects, job = joint(model, request, chosen)
+        subjects, job = joint(model, request)
     else:
         with training_bar("learning the subject") as report:
-            subjects, job = residual(model, request, chosen, Watch(report))
+            subjects, job = residual(model, request, Watch(report))
     run_job(model, job, chosen, out, subjects, samples_every, tensorboard, as_json)

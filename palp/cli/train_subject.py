@@ -13,6 +13,7 @@ from palp.cli.options import (
     Batch,
     Device,
     Dtype,
+    Flip,
     Json,
     Lr,
     Optimizer,
@@ -38,6 +39,7 @@ def train_subject(
     batch: Batch = None,
     optimizer: Optimizer = None,
     settings: Set = None,
+    flip: Flip = False,
     seed: Seed = 0,
     samples_every: SamplesEvery = 100,
     tensorboard: Tensorboard = None,
@@ -59,5 +61,5 @@ def train_subject(
     model = open_base(base, device, dtype, base_config)
     chosen = recipe(model.name, "subject", {**parse_settings(settings), **changes})
     subject = Subject(class_word, read_pictures(files, model.resolution), f"[{placeholder.strip('[]')}]")
-    job = joint_job(model, [subject], seed=seed, name=class_word, flip=chosen.flip)
+    job = joint_job(model, [subject], seed=seed, name=class_word, flip=flip)
     run_job(model, job, chosen, out, [subject], samples_every, tensorboard, as_json)

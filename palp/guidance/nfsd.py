@@ -1,4 +1,4 @@
-"""Noise-free score distillation (Katzir et al. 2023), on the personalised model's estimate x̂0."""
+"""Noise-free score distillation, on the personalised model's estimate x̂0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALL_NOISE = 0.2  # share of the timesteps below which G(∅) is all domain cor
 def nfsd(draw: Draw, denoisers: Denoisers, settings: GuidanceSettings) -> Float[Tensor, "batch"]:
     """−w ⟨δ_D + α (G(y_c) − G(∅)), pred⟩ / dims at x̂_t; rescaled as `palp`.
 
-    δ_D = G(∅) for t < 200 of 1000, else G(∅) − G(negative prompt). Section 4, arXiv 2310.17590.
+    δ_D = G(∅) for t < 200 of 1000, else G(∅) − G(negative prompt). Katzir et al., arXiv 2310.17590.
     """
     x_t = draw.a * draw.x0_pred + draw.s * draw.noise
     null, clean, negative = denoisers.base(x_t, draw.t, "null", "clean", "negative")

@@ -1,14 +1,14 @@
 """What a guidance rule is: a pure function from a draw and the denoisers to one loss a sample.
 
-All predictions are in noise form; v-prediction models are converted, noise = a v + s x_t. Losses are means over
-the latent's dimensions, like the reconstruction loss, so that their weights compare: with λ·α ≈ 1 the guidance
-moves the prediction about as strongly as the reconstruction does.
+All predictions are in noise form; v-prediction models are converted, noise = a v + s x_t. Losses are means
+over the latent's dimensions, like the reconstruction loss, so that their weights compare: with λ·α ≈ 1 the
+guidance moves the prediction about as strongly as the reconstruction does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -54,8 +54,8 @@ class Draw:
         if index is None:
             return self
         index = index.to(self.t.device)
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Draw(**{name: part[index] if isinstance(part, Tensor) else part for name, part in parts.items()})
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return Draw(**{name: part[index] for name, part in parts.items()}, timesteps=self.timesteps)
 
 
 @runtime_checkable

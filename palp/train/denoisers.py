@@ -23,6 +23,10 @@ class Route:
     bank: AdapterBank
     slots: Int[Tensor, "rows"]
 
+    def rows(self, index: Int[Tensor, "some"]) -> Route:
+        """That of some of the samples."""
+        return Route(self.bank, self.slots[index])
+
 
 @dataclass(frozen=True, eq=False)
 class BankDenoisers:
@@ -46,9 +50,8 @@ class BankDenoisers:
         """The same for some of the samples; None is all of them."""
         if index is None:
             return self
-        frozen = self.frozen and Route(self.frozen.bank, self.frozen.slots[index])
-        trained = Route(self.trained.bank, self.trained.slots[index])
-        return replace(self, subjects=self.subjects[index], trained=trained, frozen=frozen)
+        frozen = None if self.frozen is None else self.frozen.rows(index)
+        return replace(self, subjects=self.subjects[index], trained=self.trained.rows(index), frozen=frozen)
 
     @torch.no_grad()
     def base(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -65,7 +65,7 @@ class Job:
         with_adapter = sum(subject.adapter is not None for subject in self.subjects)
         if not self.subjects or with_adapter not in (0, len(self.subjects)):
             raise InputError(
-                f"job {self.name!r} has {len(self.subjects)} subjects, {with_adapter} of them with an adapter: "
+                f"job {self.name!r} has {len(self.subjects)} subjects, {with_adapter} with an adapter: "
                 "give at least one, and an adapter to all or to none"
             )
         if find_rule(self.rule).residual and not self.residual:
@@ -92,11 +92,10 @@ class Job:
         digest = hashlib.sha256(json.dumps([self.rule, self.seed]).encode())
         for subject in self.subjects:
             words = [*vars(subject.prompts).values(), subject.placeholder, subject.class_word]
-            digest.update(json.dumps(words).encode())
+            digest.update(json.dumps([words, len(subject.latents)]).encode())
             digest.update(subject.latents.float().cpu().numpy().tobytes())
-            for tensors in ([subject.adapter.down, subject.adapter.up] if subject.adapter else []):
-                for name in sorted(tensors):
-                    digest.update(name.encode() + tensors[name].float().cpu().numpy().tobytes())
+            for name, tensor in _adapter_tensors(subject.adapter):
+                digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -165,3 +164,11 @@ def _with_latents(
 ) -> JobSubject:
     latents = encode_pictures(base, subject.pictures, flip)
     return JobSubject(latents, prompts, subject.placeholder, subject.class_word, adapter)
+
+
+def _adapter_tensors(adapter: Adapter | None) -> Iterator[tuple[str, Tensor]]:
+    """Everything of an adapter, in an order of its own."""
+    if adapter is not None:
+        words = {f"{word}.{name}": v for word, e in adapter.placeholders.items() for name, v in e.items()}
+        for tensors in (adapter.down, adapter.up, words):
+            yield from sorted(tensors.items())

@@ -42,9 +42,10 @@ class Group:
 class Objective:
     """reconstruction + λ · guidance + prior, as means over latent dimensions and a job's samples.
 
-    reconstruction: ‖G(x_t, y_P) − target‖² in the model's own form (Eq. 1): noise, or v. Guidance rules are in
-    noise form with w(t) = 1 for noise models and 1 / a² for v models, which is the same for a v-difference, so
-    that the ratio of both does not depend on t in either kind. prior: ‖student − base‖² at the photo prompt.
+    reconstruction: ‖G(x_t, y_P) − target‖² in the model's own form, noise or v (Eq. 1). Guidance rules are in
+    noise form with w(t) = 1 for noise models and 1 / a² for v models: a difference of noises is a times that
+    of v's, so the balance of both terms does not depend on t in either kind.
+    prior: ‖student − base‖² at the photo prompt; in the residual form the subject's model is the reference.
     """
 
     def __init__(self, base: Base, jobs: Sequence[Job], settings: TrainSettings) -> None:
@@ -77,8 +78,7 @@ class Objective:
     def _student_text(self, denoisers: BankDenoisers) -> TextState:
         """Each sample's state at its rule's own prompt."""
         parts = [
-            denoisers.states(group.rule.student_prompt, denoisers.rows(group.rows).subjects)
-            for group in self._groups
+            denoisers.states(group.rule.student_prompt, denoisers.rows(group.rows).subjects) for group in self._groups
         ]
         if len(parts) == 1:
             return parts[0]
@@ -129,6 +129,5 @@ def _groups(jobs: Sequence[Job], batch: int) -> list[Group]:
         return [Group(find_rule(names[0]), None)]
     row_rules = [job.rule for job in jobs for _ in range(batch)]
     return [
-        Group(find_rule(name), torch.tensor([i for i, rule in enumerate(row_rules) if rule == name]))
-        for name in names
+        Group(find_rule(name), torch.tensor([i for i, rule in enumerate(row_rules) if rule == name])) for name in names
     ]

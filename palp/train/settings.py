@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from palp.errors import InputError
 
@@ -31,10 +32,10 @@ class TrainSettings:
     lr: float = 1e-4  # of the LoRA pairs, peak; a factor, normally 1, with Prodigy
     lr_placeholder: float = 5e-4  # of the learned words, peak; the same as lr with Prodigy
     warmup: int = 0  # steps until the peak, linear
-    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rates after the warm-up; cosine to 0
-    optimizer: Literal["adamw", "prodigy"] = "adamw"
+    schedule: str = "constant"  # "constant" or "cosine", which falls to 0 after the warm-up
+    optimizer: str = "adamw"  # "adamw" or "prodigy"
     weight_decay: float = 0.0  # a step, times the learning rate; of the LoRA pairs only
-    clip: float = 1.0  # largest gradient norm of a job, inf for no limit
+    clip: float | None = 1.0  # largest gradient norm of a job; None for no limit
     guidance_weight: float = 0.1  # λ; about 1 / alpha is a sensible size
     alpha: float = 15.0  # guidance scale of the frozen base at y_c (paper 15; 7.5 for several subjects)
     beta: float = 7.5  # guidance scale of the student at y_P (paper 7.5; 1 for several subjects)
@@ -43,15 +44,13 @@ class TrainSettings:
     min_snr: float | None = None  # γ of min-SNR weights (arXiv 2303.09556), on all terms; None for none
     t_min: float = 0.0  # timesteps are drawn evenly from this share of the schedule …
     t_max: float = 1.0  # … up to this one
-    flip: bool = False  # learn the mirror images too
     gradient_checkpointing: bool = False  # less memory, a third more time
     dtype: str = "float32"  # of the finished adapters; what is trained stays float32
 
     def __post_init__(self) -> None:
         for name in ("rank", "vectors", "steps", "batch"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "clip"):
-            self._require(name, getattr(self, name) > 0, "above 0")
+        self._require("lr", self.lr > 0, "above 0")
         unsigned = ("lr_placeholder", "warmup", "weight_decay", "guidance_weight", "prior_weight")
         for name in unsigned:
             self._require(name, getattr(self, name) >= 0, "0 or above")
@@ -59,7 +58,7 @@ class TrainSettings:
             self._require(name, math.isfinite(getattr(self, name)), "finite")
         self._require("t_min", 0 <= self.t_min < 1, "from 0 to below 1")
         self._require("t_max", self.t_min < self.t_max <= 1, f"above t_min {self.t_min}, up to 1")
-        for name in ("lora_alpha", "min_snr"):
+        for name in ("lora_alpha", "clip", "min_snr"):
             value = getattr(self, name)
             self._require(name, value is None or 0 < value < math.inf, "above 0, or left out")
         choices = {
@@ -104,16 +103,14 @@ class TrainSettings:
 
 
 def _typed(name: str, value: Any, annotation: str) -> Any:
-    """The value if its type is the field's; whole numbers and "1e-4" (YAML reads it as text) become floats."""
+    """The value if its type is the field's; whole numbers and "1e-4", text in YAML, become floats."""
     if value is None and "None" in annotation:
         return None
-    if annotation.startswith("float") and not isinstance(value, bool):
-        try:
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
+    kind = next(kind for prefix, kind in kinds.items() if annotation.startswith(prefix))
+    if type(value) is kind:
+        return value
+    if kind is float and not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
             return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif annotation == "int" and type(value) is int or annotation == "bool" and type(value) is bool:
-        return value
-    elif annotation.startswith(("str", "Literal")) and isinstance(value, str):
-        return value
     raise InputError(f"the setting {name} is {value!r}, and must be of type {annotation.split(' |')[0]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,9 +75,7 @@ class Trainer:
         _check(base, jobs)
         self.base, self.jobs, self.settings = base, tuple(jobs), settings
         sites, alpha = base.sites(settings.sites), settings.lora_alpha or float(settings.rank)
-        self.bank = AdapterBank(
-            base.unet, AdapterSpec(base.fingerprint, sites, settings.rank, alpha), len(jobs)
-        )
+        self.bank = AdapterBank(base.unet, AdapterSpec(base.fingerprint, sites, settings.rank, alpha), len(jobs))
         for slot, job in enumerate(jobs):
             self.bank.init_(slot, job.seed)
         self.step = 0
@@ -87,7 +86,8 @@ class Trainer:
         self._objective = Objective(base, jobs, settings)
         self._subject_bank, self._subject_slots = _subject_bank(base, jobs)
         self._slots = torch.arange(len(jobs)).repeat_interleave(settings.batch)
-        self._optimizer = SlotOptimizer(self._groups(), settings.optimizer, max_norm=settings.clip)
+        limit = math.inf if settings.clip is None else settings.clip
+        self._optimizer = SlotOptimizer(self._groups(), settings.optimizer, max_norm=limit)
 
     def run(self) -> Iterator[Step]:
         """Train to the last step, yielding after each; the base is as before when the loop ends.
@@ -107,7 +107,7 @@ class Trainer:
         return [NonFiniteLossError(step, slot) for slot, step in failed if step >= 0]
 
     def adapters(self) -> list[Adapter]:
-        """Copies of the adapters, on the CPU, in the order of the jobs; that of a stopped job as it last was."""
+        """Copies of the adapters, on the CPU, a job each; that of a stopped job as it last was."""
         return [self._adapter(slot, job) for slot, job in enumerate(self.jobs)]
 
     def save(self, path: str | Path) -> None:
@@ -169,11 +169,13 @@ class Trainer:
         """
         self._optimizer.zero_grad()
         self._states.refresh()
-        frozen = self._subject_bank and Route(self._subject_bank, self._subject_slots[batch.subjects])
+        frozen = None
+        if self._subject_bank is not None:
+            frozen = Route(self._subject_bank, self._subject_slots[batch.subjects])
         trained = Route(self.bank, self._slots)
         denoisers = BankDenoisers(self.base, self._states, batch.subjects, trained, frozen)
         with self._objective(batch, denoisers) as losses:
-            losses.loss.sum().backward()  # type: ignore[no-untyped-call]
+            losses.loss.sum().backward()
         return replace(losses, loss=losses.loss.detach())
 
     @contextmanager
@@ -199,7 +201,8 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """What learns, by name."""
-        return {f"bank.{name}": rows for name, rows in self.bank.named_parameters()} | dict(self._words.named())
+        pairs = {f"bank.{name}": rows for name, rows in self.bank.named_parameters()}
+        return pairs | dict(self._words.named())
 
     @cached_property
     def _identity(self) -> dict[str, str]:
@@ -214,8 +217,7 @@ class Trainer:
         adapter = self.bank.read(slot)
         spec = replace(adapter.spec, dtype=self.settings.dtype)
         down, up = (
-            {site: tensor.to(spec.torch_dtype) for site, tensor in side.items()}
-            for side in (adapter.down, adapter.up)
+            {site: tensor.to(spec.torch_dtype) for site, tensor in side.items()} for side in (adapter.down, adapter.up)
         )
         words = {
             word: {encoder: tensor.to(spec.torch_dtype) for encoder, tensor in encoders.items()}
@@ -250,7 +252,7 @@ def _check(base: Base, jobs: Sequence[Job]) -> None:
             "give at least one, all of one form"
         )
     if base.dtype == torch.float16:
-        raise InputError("the base computes in float16, where gradients vanish: load it in bfloat16 or float32")
+        raise InputError("the base computes in float16, where gradients vanish: load it in bfloat16")
 
 
 def _subject_bank(base: Base, jobs: Sequence[Job]) -> tuple[AdapterBank | None, Tensor]:

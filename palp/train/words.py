@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -66,73 +64,47 @@ class Words:
 
 
 class PromptStates:
-    """Text states of the prompts of all subjects: fixed ones encoded once, those with learned words each step."""
+    """Text states of all subjects' prompts: those with learned words anew each step, the others once."""
 
     def __init__(self, base: Base, jobs: Sequence[Job], words: Words) -> None:
         self._base, self._words = base, words
-        self._live: TextState | None = None
-        self._learned: list[tuple[str, int]] = [  # y_P of each subject, and its slot
-            (subject.prompts.personal, slot)
-            for slot, job in enumerate(jobs)
-            for subject in job.subjects
-            if subject.adapter is None
-        ]
-        members = [subject for job in jobs for subject in job.subjects]
-        table: dict[tuple[str, int], _Fixed] = {}
-        self._rows: dict[Prompt, Int[Tensor, "subjects"]] = {}
-        for role in get_args(Prompt):
-            entries = [_fixed(role, member) for member in members]
-            if known := [entry for entry in entries if entry is not None]:
-                rows = [table.setdefault(entry.key, entry.at(len(table))).row for entry in known]
-                self._rows[role] = torch.tensor(rows, device=base.device)
-        self._states = _encode(base, list(table.values()))
+        self._members = [subject for job in jobs for subject in job.subjects]
+        self._learners = [slot for slot, job in enumerate(jobs) for _ in job.subjects if not job.residual]
+        self._fixed: dict[Prompt, TextState] = {}  # the distinct ones in this role
+        self._rows: dict[Prompt, Int[Tensor, "subjects"]] = {}  # the row of each subject's among them
+        self._learned: TextState | None = None  # y_P of each subject
 
     def refresh(self) -> None:
         """Encode the prompts with learned words anew, with gradient, as one batch."""
-        if self._learned:
+        if self._learners:
             words = self._words.rows()
-            prompts = [prompt for prompt, _ in self._learned]
-            self._live = self._base.encode_prompts(prompts, [words[slot] for _, slot in self._learned])
+            prompts = [member.prompts.personal for member in self._members]
+            self._learned = self._base.encode_prompts(prompts, [words[slot] for slot in self._learners])
 
     def __call__(self, prompt: Prompt, subjects: Int[Tensor, "rows"]) -> TextState:
         """The states of a prompt for samples that show these subjects."""
-        if prompt in self._rows:
-            return self._states[self._rows[prompt][subjects]]
-        assert prompt == "personal" and self._live is not None, f"no rule of the joint form asks at {prompt}"
-        return self._live[subjects]
+        if prompt == "personal" and self._learned is not None:
+            return self._learned[subjects]
+        if prompt not in self._fixed:
+            self._encode(prompt)
+        return self._fixed[prompt][self._rows[prompt][subjects]]
+
+    @torch.no_grad()
+    def _encode(self, prompt: Prompt) -> None:
+        texts = [_text(prompt, member) for member in self._members]
+        words: list[Placeholders] = [m.adapter.placeholders if m.adapter else {} for m in self._members]
+        keys = [(text, id(word) if placeholders_in(text) else 0) for text, word in zip(texts, words, strict=True)]
+        first = list({key: index for index, key in reversed(list(enumerate(keys)))}.values())
+        self._fixed[prompt] = TextState.cat(
+            [
+                self._base.encode_prompts([texts[i] for i in part], [words[i] for i in part])
+                for part in (first[start : start + CHUNK] for start in range(0, len(first), CHUNK))
+            ]
+        )
+        row_of = {keys[index]: row for row, index in enumerate(first)}
+        self._rows[prompt] = torch.tensor([row_of[key] for key in keys], device=self._base.device)
 
 
-@dataclass(frozen=True)
-class _Fixed:
-    """A prompt without learned words, the frozen words in it, and its row among the fixed states."""
-
-    text: str
-    words: Placeholders
-    row: int = -1
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Equal for prompts that are encoded alike."""
-        return (self.text, id(self.words) if self.words else 0)
-
-    def at(self, row: int) -> _Fixed:
-        """The same in this row."""
-        return replace(self, row=row)
-
-
-def _fixed(role: Prompt, member: JobSubject) -> _Fixed | None:
-    """A subject's prompt in this role; None if the job learns a word in it."""
-    text = {"null": "", "negative": NEGATIVE}.get(role)
-    if text is None:
-        text = str(getattr(member.prompts, role))
-    if not placeholders_in(text):
-        return _Fixed(text, {})
-    return None if member.adapter is None else _Fixed(text, member.adapter.placeholders)
-
-
-@torch.no_grad()
-def _encode(base: Base, prompts: Sequence[_Fixed]) -> TextState:
-    parts = [prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
-    return TextState.cat(
-        [base.encode_prompts([p.text for p in part], [p.words for p in part]) for part in parts]
-    )
+def _text(prompt: Prompt, member: JobSubject) -> str:
+    fixed = {"null": "", "negative": NEGATIVE}
+    return fixed[prompt] if prompt in fixed else str(getattr(member.prompts, prompt))

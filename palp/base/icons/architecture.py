@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE
@@ -76,4 +77,5 @@ def build_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+        steps_offset=1,  # without effect at this spacing, and what diffusers' pipeline asks for
     )

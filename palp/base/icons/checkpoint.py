@@ -36,6 +36,7 @@ def load_training(path: Path, model: nn.Module, average: nn.Module, optimizer: t
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _lay_out_as_parameters(optimizer)
     return step
 
 
@@ -47,6 +48,14 @@ def follow(average: nn.Module, model: nn.Module, horizon: float) -> None:
         )
         for kept, new in zip(average.buffers(), model.buffers(), strict=True):
             kept.copy_(new)
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments the parameters' memory layout (channels last, say): fused kernels read both in raw order."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,11 +8,16 @@ gathers 2 x 2 cells, and projects on principal components where they would not f
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from palp.atomic import write_json
 
 CHANNELS = 64  # of a latent, and of every encoder layer
 LATENT_SIDE = 8
@@ -40,6 +45,22 @@ def build_autoencoder() -> AutoencoderTiny:
     return vae
 
 
+def save_autoencoder(vae: AutoencoderTiny, folder: Path) -> None:
+    """Write the autoencoder in diffusers' format; `folder` appears when all of it is written."""
+    partial = folder.with_name(f".tmp-{folder.name}")
+    vae.save_pretrained(partial)
+    tidy_config(partial)
+    partial.replace(folder)
+
+
+def tidy_config(folder: Path) -> None:
+    """Leave out of a saved `AutoencoderTiny`'s configuration what its constructor derives, and warns of if given."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["block_out_channels"]
+    write_json(path, config)
+
+
 def set_encoder(vae: AutoencoderTiny, pictures: NDArray[np.uint8]) -> None:
     """Fit the linear encoder to pictures `[n, 128, 128, 3]` (a few thousand suffice), in place."""
     cells = pictures.astype(np.float64) / 255  # the autoencoder's own range, [n, side, side, channels]
@@ -60,6 +81,7 @@ def set_encoder(vae: AutoencoderTiny, pictures: NDArray[np.uint8]) -> None:
     scale *= AMPLITUDE / np.sqrt(((scale * deviations) ** 2).mean())
     rows = basis * scale[:, None]
     _set_taps(last, rows[:, None, None, :], corner=1)
+    assert last.bias is not None
     last.bias.data.copy_(torch.from_numpy(-rows @ cells.reshape(-1, cells.shape[-1]).mean(axis=0)))
 
 

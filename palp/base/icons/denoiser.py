@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
 from palp.base.icons.checkpoint import follow, load_training, save_training
@@ -66,10 +67,12 @@ def denoising_loss(
 class DenoiserTraining:
     """Denoiser and text encoder in training, with moving averages; everything resumes from one file."""
 
-    def __init__(self, tokenizer: object, data: LatentSet, settings: DenoiserSettings, device: torch.device) -> None:
+    def __init__(
+        self, tokenizer: CLIPTokenizer, data: LatentSet, settings: DenoiserSettings, device: torch.device
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.data, self.device = settings, data, device
-        self.model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})  # type: ignore[arg-type]
+        self.model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
         self.model.to(device=device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.schedule = NoiseSchedule.from_config(build_scheduler().config, device)

@@ -25,7 +25,7 @@ def _image(picture: Picture) -> Image.Image:
 
 
 def _array(image: Image.Image) -> Picture:
-    return np.asarray(image, dtype=np.float32) / 255
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def _blur(picture: Picture, radius: float) -> Picture:
@@ -71,7 +71,8 @@ def _tiles(picture: Picture, size: int) -> Picture:
 def _sketch(p: Picture) -> Picture:
     line = _edges(p, 4.5)
     shade = 0.80 + 0.19 * _grey(p)
-    return np.repeat((shade * (1 - 0.85 * line))[..., None], 3, axis=2)
+    drawn: Picture = np.repeat((shade * (1 - 0.85 * line))[..., None], 3, axis=2).astype(np.float32)
+    return drawn
 
 
 def _watercolor(p: Picture) -> Picture:
@@ -89,7 +90,7 @@ def _neon(p: Picture) -> Picture:
     line = _edges(p, 4.0)
     hue = _saturate(p / (p.max(axis=2, keepdims=True) + 0.05), 2.2)
     glow = hue * line[..., None]
-    return np.clip(_rgb(0.03, 0.01, 0.08) + glow + 1.3 * _blur(glow, 3), 0, 1)
+    return np.clip(_rgb(0.03, 0.01, 0.08) + glow + 1.3 * _blur(glow, 3.0), 0, 1)
 
 
 def _blueprint(p: Picture) -> Picture:
@@ -109,7 +110,8 @@ def _comic(p: Picture) -> Picture:
 
 def _sepia(p: Picture) -> Picture:
     tone = (0.15 + 0.8 * _grey(_blur(p, 0.5)))[..., None] * _rgb(1.0, 0.82, 0.58)
-    return tone * _VIGNETTE[..., None]
+    faded: Picture = (tone * _VIGNETTE[..., None]).astype(np.float32)
+    return faded
 
 
 def _oil(p: Picture) -> Picture:
@@ -155,7 +157,7 @@ def _drops(seed: int, kind: str) -> Plane:
             draw.line((x, y, x - 4, y + 13), fill=255, width=2)
         else:
             draw.ellipse((x, y, x + 5, y + 5), fill=255)
-    return np.asarray(image, dtype=np.float32) / 255
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 _RAIN = tuple(_drops(i, "rain") for i in range(3))

@@ -66,13 +66,13 @@ def reconstruction(base: Base, renders: Tensor) -> Estimate:
     rebuilt = torch.cat([base.decode_latents(base.encode_images(part)).cpu() for part in renders.split(BATCH)])
     squared = (((rebuilt - renders) / 2) ** 2).mean(dim=(1, 2, 3))
     mean = estimate(squared.double().numpy())
-    decibel = [-10 * float(np.log10(x)) for x in (mean.value, mean.high, mean.low)]
-    return Estimate(*decibel, mean.n)
+    value, low, high = (-10 * float(np.log10(error)) for error in (mean.value, mean.high, mean.low))
+    return Estimate(value, low, high, mean.n)
 
 
 @torch.no_grad()
 def judged(judge: AttributeJudge, pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, Estimate]:
-    """Share of pictures in which the judge names the scene's word, by attribute."""
+    """Share of pictures in which the judge names the scene's word, by attribute; none that no scene asks for."""
     batches = [judge(part.float().cpu())[0] for part in pictures.split(BATCH)]
     out = {}
     for name in ATTRIBUTES:
@@ -82,7 +82,8 @@ def judged(judge: AttributeJudge, pictures: Tensor, scenes: Sequence[Scene]) -> 
             for guess, scene in zip(best, scenes, strict=True)
             if getattr(scene, name) not in (None, "none")
         ]
-        out[name] = estimate([float(hit) for hit in asked])
+        if asked:
+            out[name] = estimate([float(hit) for hit in asked])
     return out
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from jaxtyping import Float
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from palp.atomic import atomic_write
 from palp.base import Base, base_from_pipeline, sample
 from palp.base.icons.architecture import build_scheduler
+from palp.base.icons.codec import tidy_config
 from palp.base.icons.decoder import DecoderTraining
 from palp.base.icons.denoiser import DenoiserTraining
 from palp.base.icons.grammar import STYLES, Scene, caption, random_scene
@@ -23,13 +27,18 @@ SHEET_COLUMNS = 8
 GUIDANCE = 4.0
 
 
-def assemble(denoiser: DenoiserTraining, vae: AutoencoderTiny, tokenizer: object) -> StableDiffusionPipeline:
-    """A diffusers pipeline of the denoiser's averaged weights."""
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=denoiser.average["text_encoder"],
+def assemble(model: nn.ModuleDict, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """A diffusers pipeline of copies, so that freezing, casting or moving it leaves what is in training as it is.
+
+    Arguments:
+        model: the denoiser under "unet", and the "text_encoder"; normally averaged weights.
+    """
+    parts = copy.deepcopy(model)
+    return StableDiffusionPipeline(  # type: ignore[no-untyped-call]
+        vae=copy.deepcopy(vae),
+        text_encoder=parts["text_encoder"],
         tokenizer=tokenizer,
-        unet=denoiser.average["unet"],
+        unet=parts["unet"],
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -42,13 +51,14 @@ def export_pipeline(
     denoiser: DenoiserTraining,
     decoder: DecoderTraining,
     vae: AutoencoderTiny,
-    tokenizer: object,
+    tokenizer: CLIPTokenizer,
 ) -> None:
     """Write the finished base in diffusers' format, weights in float16."""
-    vae.decoder = decoder.average
-    pipeline = assemble(denoiser, vae, tokenizer)
+    pipeline = assemble(denoiser.average, vae, tokenizer)
+    pipeline.vae.decoder = copy.deepcopy(decoder.average)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    tidy_config(folder / "vae")
 
 
 def export_judge(folder: Path, name: str, judge: nn.Module) -> None:
@@ -67,9 +77,9 @@ def preview_captions() -> list[str]:
     return [caption(scene) for scene in (*plain, *styled, *mixed)]
 
 
-def preview(denoiser: DenoiserTraining, vae: AutoencoderTiny, tokenizer: object, path: Path) -> None:
+def preview(denoiser: DenoiserTraining, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, path: Path) -> None:
     """Sample the preview captions with the averaged weights, 20 DDIM steps, and write one sheet."""
-    pipeline = assemble(denoiser, vae, tokenizer)
+    pipeline = assemble(denoiser.average, vae, tokenizer)
     dtype = torch.bfloat16 if denoiser.device.type == "cuda" else torch.float32
     write_sheet(base_from_pipeline(pipeline, denoiser.device, dtype, name="icons"), preview_captions(), path)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palp.base.icons.grammar import PALETTES, PLACES, STYLES, WEATHERS, concepts, training_subjects
+from palp.base.icons.grammar import PALETTES, PLACES, STYLES, WEATHERS, concepts, training_subjects, vocabulary
 from palp.errors import BaseLoadError
 
 FOLDER = Path(__file__).parent / "weights" / "judges"
@@ -22,7 +22,7 @@ Attribute = Literal["style", "place", "weather", "palette", "subject", "companio
 
 @cache
 def labels() -> dict[str, tuple[str, ...]]:
-    """The words of every head. The subject head also knows the training split's characters, never the report split's."""
+    """The words of every head; the subject head also knows the training split's characters, never the reports'."""
     known = tuple(name for name, entry in training_subjects().items() if entry["split"] == "train")
     return {
         "style": tuple(STYLES), "place": tuple(PLACES), "weather": tuple(WEATHERS), "palette": tuple(PALETTES),
@@ -59,7 +59,7 @@ def _trunk(widths: tuple[int, int, int]) -> nn.Sequential:
 class AttributeJudge(nn.Module):
     """One linear head an attribute on pooled features, and a unit embedding of the subject.
 
-    The subject's embedding is read from the left and middle of the picture by attention, since a companion stands right.
+    The subject's embedding is read from the left and middle of the picture by attention: a companion stands right.
     """
 
     def __init__(self) -> None:
@@ -122,8 +122,6 @@ CAPTION_WORDS = 32
 @cache
 def word_index() -> dict[str, int]:
     """Indices of the grammar's words for `SmallCLIP`; 0 pads, 1 stands for any other word."""
-    from palp.base.icons.grammar import vocabulary
-
     return {word: index + 2 for index, word in enumerate(vocabulary())}
 
 

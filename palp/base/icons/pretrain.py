@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from palp.atomic import atomic_write
 from palp.base.icons.architecture import load_tokenizer
-from palp.base.icons.codec import build_autoencoder, patch_latents, patch_matrix, set_encoder
+from palp.base.icons.codec import build_autoencoder, patch_latents, patch_matrix, save_autoencoder, set_encoder
 from palp.base.icons.dataset import render_chunk, to_tensor
 from palp.base.icons.decoder import DecoderSettings, DecoderTraining
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, LatentSet
@@ -53,12 +55,13 @@ class PretrainSettings:
     judges: JudgeSettings = field(default_factory=JudgeSettings)
 
 
+@runtime_checkable
 class Training(Protocol):
     """What the stages have in common: a resumable training that counts pictures."""
 
-    seen: int
-
-    def run(self) -> Sequence[float]: ...
+    @property
+    def seen(self) -> int: ...
+    def run(self) -> Iterator[float]: ...
     def save(self, path: Path) -> None: ...
     def load(self, path: Path) -> None: ...
 
@@ -118,21 +121,21 @@ def render_stage(folder: Path, count: int, workers: int, render: Callable[..., P
 
 def codec_stage(folder: Path, chunks: Sequence[Path]) -> AutoencoderTiny:
     """The autoencoder with its encoder set from the first pictures; its decoder is trained later."""
-    if not (folder / "config.json").exists():
+    if not folder.exists():
         torch.manual_seed(0)
         vae = build_autoencoder()
         set_encoder(vae, load_pictures(chunks[:ENCODER_CHUNKS]))
-        vae.save_pretrained(folder)
+        save_autoencoder(vae, folder)
     loaded: AutoencoderTiny = AutoencoderTiny.from_pretrained(folder)
     return loaded
 
 
-def load_pictures(chunks: Sequence[Path]) -> np.ndarray:
+def load_pictures(chunks: Sequence[Path]) -> NDArray[np.uint8]:
     """The pictures of several files, `[n, 128, 128, 3]` bytes."""
     return np.concatenate([np.load(path)["pictures"] for path in chunks])
 
 
-def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokenizer: object) -> LatentSet:
+def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> LatentSet:
     """Encode all pictures and caption them with several paraphrases, once."""
     if not path.exists():
         encoder = patch_matrix(vae)
@@ -145,7 +148,7 @@ def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokeni
     return LatentSet(**load_file(path))
 
 
-def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: object, index: int) -> dict[str, Tensor]:
+def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: CLIPTokenizer, index: int) -> dict[str, Tensor]:
     with np.load(path) as chunk:
         pictures = to_tensor(chunk["pictures"])
         scenes = [Scene(**scene) for scene in json.loads(str(chunk["scenes"]))]
@@ -156,8 +159,8 @@ def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: object, 
     return {"latents": patch_latents(pictures, encoder).half(), "cover": cover, "tokens": tokens}
 
 
-def _tokens(tokenizer: object, captions: list[str]) -> Tensor:
-    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids  # type: ignore[operator]
+def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     tokens: Tensor = ids.to(torch.int16)
     return tokens
 

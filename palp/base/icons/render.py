@@ -113,7 +113,7 @@ def compose(scene: Scene, layout: Layout) -> Image.Image:
 
 def finish(canvas: Image.Image, scene: Scene, layout: Layout) -> NDArray[np.uint8]:
     """Weather, style and palette over a composed picture: `[128, 128, 3]`."""
-    picture = np.asarray(canvas, dtype=np.float32) / 255
+    picture = np.asarray(canvas, dtype=np.float32) / np.float32(255)
     picture = weather_over_scene(picture, scene.weather, layout.variant)
     picture = weather_over_style(STYLE[scene.style](picture), scene.weather, layout.variant)
     picture = palette(picture, scene.palette)

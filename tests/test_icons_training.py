@@ -1,0 +1,198 @@
+"""Training the embedded base's parts: the loss, and resuming bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Protocol
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from palp.base.icons import train_judges
+from palp.base.icons.architecture import build_scheduler
+from palp.base.icons.checkpoint import follow
+from palp.base.icons.codec import build_autoencoder, decode, encode, patch_matrix, set_encoder
+from palp.base.icons.dataset import to_tensor
+from palp.base.icons.decoder import DecoderSettings, DecoderTraining, reconstruction_loss
+from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, denoising_loss
+from palp.base.icons.judges import build_judges
+from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
+from palp.base.schedule import NoiseSchedule
+from palp.errors import NonFiniteLossError
+from tests.icons import assert_same, latent_set, narrow, renders, tokenizer_in
+
+CPU = torch.device("cpu")
+
+
+class Training(Protocol):
+    model: nn.Module
+    average: nn.Module
+
+    @property
+    def seen(self) -> int: ...
+    def run(self) -> Iterator[float]: ...
+    def save(self, path: Path) -> None: ...
+    def load(self, path: Path) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    return tokenizer_in(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderTiny:
+    torch.manual_seed(0)
+    built = build_autoencoder()
+    set_encoder(built, renders(16))
+    return built
+
+
+@pytest.fixture(scope="module")
+def judge_chunks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("judges")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_judges, "CHUNK", 12)
+        return [render_judge_chunk(folder, index) for index in range(2)]
+
+
+def steps(training: Training, count: int) -> list[float]:
+    return list(itertools.islice(training.run(), count))
+
+
+def assert_resumes(build: Callable[[], Training], path: Path) -> None:
+    """Two steps, saved, and a third are three steps."""
+    through, stopped, resumed = build(), build(), build()
+    losses = steps(through, 3)
+    assert steps(stopped, 2) == losses[:2]
+    stopped.save(path)
+    resumed.load(path)
+    assert steps(resumed, 1) == losses[2:]
+    assert resumed.seen == through.seen
+    assert_same(resumed.model.state_dict(), through.model.state_dict())
+    assert_same(resumed.average.state_dict(), through.average.state_dict())
+
+
+def test_the_denoiser_resumes_bit_for_bit(
+    tokenizer: CLIPTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow(monkeypatch)
+    data, settings = latent_set(), DenoiserSettings(pictures=100, batch=2, warmup=4)
+    assert_resumes(lambda: DenoiserTraining(tokenizer, data, settings, CPU), tmp_path / "state.safetensors")
+
+
+def test_the_decoder_resumes_bit_for_bit(vae: AutoencoderTiny, tmp_path: Path) -> None:
+    pictures, settings = renders(4), DecoderSettings(pictures=100, batch=1, warmup=4)
+
+    def build() -> DecoderTraining:
+        twin = build_autoencoder()
+        twin.load_state_dict(vae.state_dict())
+        return DecoderTraining(twin, pictures, settings, CPU)
+
+    assert_resumes(build, tmp_path / "state.safetensors")
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["attributes", "clip"])
+def test_a_judge_resumes_bit_for_bit(
+    vae: AutoencoderTiny, judge_chunks: list[Path], tmp_path: Path, which: int
+) -> None:
+    codec, settings = patch_matrix(vae), JudgeSettings(pictures=100, batch=4)
+
+    def build() -> JudgeTraining:
+        torch.manual_seed(0)
+        return JudgeTraining(build_judges()[which], judge_chunks, codec, settings)
+
+    assert_resumes(build, tmp_path / "state.safetensors")
+
+
+def test_training_moves_the_model_and_its_average(tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow(monkeypatch)
+    settings = DenoiserSettings(pictures=100, batch=2, warmup=1)
+    training = DenoiserTraining(tokenizer, latent_set(), settings, CPU)
+    before = {name: value.clone() for name, value in training.average.named_parameters()}
+    steps(training, 2)
+    moved = {name for name, value in training.average.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == before.keys()
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(
+    tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow(monkeypatch)
+    data = latent_set()
+    training = DenoiserTraining(tokenizer, data, DenoiserSettings(pictures=100, batch=2, warmup=1), CPU)
+    steps(training, 1)
+    data.latents.fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError, match="step 1"):
+        steps(training, 1)
+
+
+def test_denoising_loss_by_hand() -> None:
+    """v = a ε − s x0 against an output of zeros, weighted cell by cell."""
+    schedule = NoiseSchedule.from_config(build_scheduler().config, CPU)
+    x0, noise, weight = (torch.randn(2, 4, 3, 3) for _ in range(3))
+    t = torch.tensor([10, 900])
+    a = schedule.alphas_cumprod[t].sqrt().view(2, 1, 1, 1)
+    s = (1 - schedule.alphas_cumprod[t]).sqrt().view(2, 1, 1, 1)
+    asked: list[Tensor] = []
+
+    class Zero(nn.Module):
+        def forward(self, x_t: Tensor, t: Tensor, hidden: Tensor) -> SimpleNamespace:
+            asked.append(x_t)
+            return SimpleNamespace(sample=torch.zeros_like(x_t))
+
+    loss = denoising_loss(Zero(), schedule, x0, noise, t, torch.zeros(2, 1, 1), weight)
+    expected = (weight * (a * noise - s * x0) ** 2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(asked[0], a * x0 + s * noise)
+
+
+def test_reconstruction_loss_by_hand() -> None:
+    rebuilt = torch.tensor([0.5, -0.5]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    pictures = torch.tensor([0.0, 0.5]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    torch.testing.assert_close(reconstruction_loss(rebuilt, pictures), torch.tensor([0.25 + 0.05, 1.0 + 0.1]))
+
+
+def test_the_decoder_learns_and_the_latents_stay(vae: AutoencoderTiny) -> None:
+    pictures = renders(2)
+    shown = to_tensor(pictures)
+    latents = encode(vae, shown)
+    settings = DecoderSettings(pictures=20, batch=2, warmup=1, latent_noise=0.0)
+    training = DecoderTraining(vae, pictures, settings, CPU)
+    losses = steps(training, 8)
+    assert losses[-1] < 0.7 * losses[0]
+    assert torch.equal(encode(vae, shown), latents)
+    with torch.no_grad():
+        direct = decode(training.model, latents * training.amplitude)
+        torch.testing.assert_close(vae.decode(latents * training.amplitude).sample, direct, atol=1e-5, rtol=0)
+
+
+def test_rates_rise_and_fall(vae: AutoencoderTiny, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow(monkeypatch)
+    settings = DenoiserSettings(pictures=1000, warmup=100, decay=0.5)
+    denoiser = DenoiserTraining(tokenizer, latent_set(), settings, CPU)
+    assert denoiser.rate(49) == 0.5
+    assert denoiser.rate(400) == 1
+    assert denoiser.rate(750) == 0.5
+    assert denoiser.rate(1000) == 0
+    decoder = DecoderTraining(vae, renders(1), DecoderSettings(pictures=1000, warmup=100), CPU)
+    assert decoder.rate(500) == pytest.approx(0.5)
+    assert decoder.rate(1000) == pytest.approx(0)
+
+
+def test_the_average_follows() -> None:
+    average, model = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([3.0, 5.0]))
+        model.running_mean.fill_(7)  # type: ignore[union-attr, operator]
+    follow(average, model, horizon=4.0)
+    assert average.weight.tolist() == [1.5, 2.0]
+    assert average.running_mean.tolist() == [7, 7]  # type: ignore[union-attr, operator]
+    follow(average, model, horizon=0.5)
+    assert average.weight.tolist() == [3, 5]

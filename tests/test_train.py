@@ -1,0 +1,273 @@
+"""The trainer: independence of the jobs, non-finite losses, exact resumption, and that it learns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from palp.adapter import Adapter
+from palp.base import Base
+from palp.errors import InputError, NonFiniteLossError
+from palp.subjects import Subject
+from palp.train import Job, Trainer, joint_job
+from palp.train.draws import Pictures
+from tests.tiny import tiny_base
+from tests.training import joint, pictures, residual, settings, tensors_of, trained
+
+ALONE: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
+"""A batch of another size goes through other kernels; AdamW then turns a gradient of nearly nothing, of which
+rounding is a good part, into a good part of a step of 1e-2."""
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return tiny_base("sd1")
+
+
+def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def assert_learned(adapter: Adapter) -> None:
+    assert all(up.abs().max() > 0 for up in adapter.up.values())
+
+
+@pytest.mark.parametrize("form", ["joint", "residual"])
+def test_jobs_together_are_as_jobs_alone(base: Base, form: str) -> None:
+    if form == "joint":
+        jobs = [joint(base, 0), joint(base, 1, "sds", "photo"), joint(base, 2, "none")]
+    else:
+        jobs = [residual(base, 0), residual(base, 1, "palp", 3)]
+    together = trained(base, jobs, settings()).adapters()
+    for job, adapter in zip(jobs, together, strict=True):
+        (alone,) = trained(base, [job], settings()).adapters()
+        assert_learned(alone)
+        expected = tensors_of(alone)
+        assert tensors_of(adapter).keys() == expected.keys()
+        for name, tensor in tensors_of(adapter).items():
+            torch.testing.assert_close(tensor, expected[name], **ALONE, msg=name)
+        assert adapter.metadata == alone.metadata
+
+
+def test_draws_depend_on_seed_and_step_alone(base: Base) -> None:
+    jobs = [joint(base, 3), joint(base, 5)]
+    both = Pictures(jobs, base.schedule, settings(batch=4))
+    alone = Pictures(jobs[1:], base.schedule, settings(batch=4))
+    for name in ("x0", "noise", "fresh_noise", "t"):
+        assert torch.equal(getattr(both.draw(7), name)[4:], getattr(alone.draw(7), name)), name
+    assert not torch.equal(both.draw(7).noise, both.draw(8).noise)
+    assert not torch.equal(both.draw(7).noise[:4], both.draw(7).noise[4:])
+    assert not torch.equal(both.draw(7).noise, both.draw(7).fresh_noise)
+
+
+def test_timesteps_and_pictures_are_drawn_evenly(base: Base) -> None:
+    source = Pictures([joint(base, 0)], base.schedule, settings(batch=3000, t_min=0.2, t_max=0.5))
+    batch = source.draw(0)
+    assert (int(batch.t.min()), int(batch.t.max())) == (200, 499)
+    counts = torch.bincount(batch.t // 100)
+    assert (counts[2:] - 1000).abs().max() < 150
+    _, pictures_drawn = torch.unique(batch.x0, dim=0, return_counts=True)
+    assert len(pictures_drawn) == 3
+    assert (pictures_drawn - 1000).abs().max() < 150
+
+
+def test_a_job_that_is_not_finite_leaves_the_others_bit_for_bit(base: Base) -> None:
+    jobs = [joint(base, 0), joint(base, 1), joint(base, 2)]
+    undisturbed = trained(base, jobs, settings(steps=5)).adapters()
+    trainer = Trainer(base, jobs, settings(steps=5))
+    active = []
+    with pytest.raises(NonFiniteLossError) as caught:
+        for step in trainer.run():
+            active.append(step.active.tolist())
+            if step.number == 1:
+                with torch.no_grad():
+                    next(iter(trainer.bank.up.values()))[1] = float("nan")
+    assert (caught.value.step, caught.value.slot) == (2, 1)
+    assert active == [[True] * 3] * 2 + [[True, False, True]] * 3
+    for slot in (0, 2):
+        assert_equal(tensors_of(trainer.adapters()[slot]), tensors_of(undisturbed[slot]))
+    assert [a.metadata["steps"] for a in trainer.adapters()] == ["5", "2", "5"]
+
+
+def test_pictures_that_are_not_finite_stop_in_the_first_step_and_change_nothing(base: Base) -> None:
+    job = joint(base, 0)
+    bad = replace(job, subjects=(replace(job.subjects[0], latents=job.subjects[0].latents * float("nan")),))
+    trainer = Trainer(base, [bad], settings())
+    start = tensors_of(trainer.adapters()[0])
+    with pytest.raises(NonFiniteLossError, match="slot 0 was not finite in step 0"):
+        list(trainer.run())
+    assert trainer.step == 1, "with nobody left the loop ends"
+    assert_equal(tensors_of(trainer.adapters()[0]), start)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+@pytest.mark.parametrize("form", ["joint", "residual"])
+def test_resumed_bit_for_bit(base: Base, form: str, optimizer: str, tmp_path: Path) -> None:
+    make = joint if form == "joint" else residual
+    jobs = [make(base, 0), make(base, 1)]
+    how = settings(steps=5, optimizer=optimizer, schedule="cosine", warmup=2)
+    killed_after = int(torch.randint(1, 5, ()))
+    first = Trainer(base, jobs, how)
+    for step in first.run():
+        if step.number + 1 == killed_after:
+            first.save(tmp_path / "run.safetensors")
+            break
+    second = Trainer(base, jobs, how)
+    second.load(tmp_path / "run.safetensors")
+    assert second.step == killed_after
+    for _ in second.run():
+        pass
+    assert_equal(second.state_dict(), trained(base, jobs, how).state_dict())
+
+
+def test_a_stopped_job_stays_stopped(base: Base, tmp_path: Path) -> None:
+    jobs = [joint(base, 0), joint(base, 1)]
+    first = Trainer(base, jobs, settings())
+    with torch.no_grad():
+        next(iter(first.bank.up.values()))[0] = float("inf")
+    next(first.run())
+    first.save(tmp_path / "run.safetensors")
+    second = Trainer(base, jobs, settings())
+    second.load(tmp_path / "run.safetensors")
+    with pytest.raises(NonFiniteLossError, match="slot 0 was not finite in step 0"):
+        list(second.run())
+    assert second.step == 3
+
+
+def test_checkpoints_of_other_runs_are_refused(base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    Trainer(base, [joint(base, 0)], settings()).save(path)
+    with pytest.raises(InputError, match="other settings"):
+        Trainer(base, [joint(base, 0)], settings(steps=9)).load(path)
+    with pytest.raises(InputError, match="other jobs"):
+        Trainer(base, [joint(base, 0, "sds")], settings()).load(path)
+    with pytest.raises(InputError, match="no checkpoint"):
+        Trainer(base, [joint(base, 0)], settings()).load(tmp_path / "missing")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="not a whole checkpoint"):
+        Trainer(base, [joint(base, 0)], settings()).load(path)
+
+
+@pytest.mark.parametrize("rule", ["none", "palp"])
+def test_training_lowers_the_reconstruction_loss(base: Base, rule: str) -> None:
+    """On the same pictures, timesteps and noise as an untrained adapter sees."""
+    how = settings(steps=24, guidance_weight=0.02)
+    losses = {}
+    for name, lr in (("trained", 2e-2), ("untrained", 1e-9)):
+        trainer = Trainer(base, [joint(base, 0, rule)], replace(how, lr=lr, lr_placeholder=lr))
+        losses[name] = torch.stack([step.losses.reconstruction for step in trainer.run()])[14:].mean()
+    assert losses["trained"] < 0.9 * losses["untrained"]
+
+
+def test_the_prior_keeps_the_photo_prompt(base: Base) -> None:
+    drift = {}
+    for weight in (1e-6, 30.0):
+        trainer = Trainer(base, [joint(base, 0, "none")], settings(steps=12, prior_weight=weight))
+        drift[weight] = torch.stack([step.losses.prior for step in trainer.run()])[6:].mean()
+    assert drift[30.0] < 0.3 * drift[1e-6]
+
+
+def test_composed_lowers_its_own_loss(base: Base) -> None:
+    trainer = Trainer(base, [residual(base)], settings(steps=24))
+    untrained = Trainer(base, [residual(base)], settings(steps=24, lr=1e-9))
+    ends = [torch.stack([s.losses.guidance for s in t.run()])[14:].mean() for t in (trainer, untrained)]
+    assert ends[0] < 0.8 * ends[1]
+
+
+def two_subjects(base: Base, artwork: bool) -> Job:
+    second = Subject("sketch" if artwork else "photo", pictures(2, 1), "[V2]", artwork)
+    prompt = "a sketch of [V1]" if artwork else "[V1] to [V2]"
+    return joint_job(base, [Subject("cat", pictures(1), "[V1]"), second], prompt)
+
+
+@pytest.mark.parametrize("artwork", [False, True])
+def test_two_subjects_of_one_job_learn_their_own_words(base: Base, artwork: bool) -> None:
+    job = two_subjects(base, artwork)
+    assert [s.prompts.personal for s in job.subjects] == [
+        "a photo of [V1]",
+        "a sketch of [V2]" if artwork else "a photo of [V2]",
+    ]
+    (adapter,) = trained(base, [job], settings(batch=8)).adapters()
+    assert set(adapter.placeholders) == {"[V1]", "[V2]"}
+    for word, class_word in (("[V1]", "cat"), ("[V2]", job.subjects[1].class_word)):
+        for name, start in base.word_embedding(class_word).items():
+            assert not torch.allclose(adapter.placeholders[word][name][0], start, rtol=0, atol=1e-3)
+    assert adapter.metadata["clean_prompt"] == ("a sketch of a cat" if artwork else "a cat to a photo")
+
+
+def test_a_word_that_is_not_drawn_stays(base: Base) -> None:
+    """One picture a step: the other subject's word gets no gradient, whatever jobs share the bank."""
+    job = two_subjects(base, artwork=False)
+    trainer = Trainer(base, [job, joint(base, 1)], settings(batch=1, steps=1))
+    drawn = int(Pictures([job], base.schedule, trainer.settings).draw(0).subjects[0])
+    list(trainer.run())
+    words = trainer.adapters()[0].placeholders
+    other = job.subjects[1 - drawn]
+    assert torch.equal(
+        words[other.placeholder]["text_encoder"][0], base.word_embedding(other.class_word)["text_encoder"]
+    )
+    assert set(trainer.adapters()[1].placeholders) == {"[V]"}
+
+
+def test_gradient_checkpointing_changes_nothing(base: Base) -> None:
+    for make in (joint, residual):
+        plain = trained(base, [make(base, 0), make(base, 1)], settings()).state_dict()
+        saving = trained(base, [make(base, 0), make(base, 1)], settings(gradient_checkpointing=True))
+        for name, tensor in saving.state_dict().items():
+            torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-5, msg=name)
+        assert not base.unet.is_gradient_checkpointing
+
+
+def test_adapters_say_how_they_were_made_and_survive_their_file(base: Base, tmp_path: Path) -> None:
+    trainer = trained(base, [joint(base, 4, name="mimi")], settings(dtype="bfloat16", vectors=2))
+    (adapter,) = trainer.adapters()
+    expected = {
+        "name": "mimi",
+        "class_word": "cat",
+        "prompt": "a sketch of [V] to a photo",
+        "clean_prompt": "a sketch of a cat to a photo",
+        "personal_prompt": "a photo of [V]",
+        "form": "joint",
+        "rule": "palp",
+        "seed": "4",
+        "steps": "3",
+    }
+    assert {key: adapter.metadata[key] for key in expected} == expected
+    assert json.loads(adapter.metadata["settings"]) == trainer.settings.to_mapping()
+    assert adapter.placeholders["[V]"]["text_encoder"].shape == (2, 32)
+    adapter.save(tmp_path / "a.safetensors")
+    again = Adapter.load(tmp_path / "a.safetensors")
+    assert again.spec == adapter.spec
+    assert again.metadata == adapter.metadata
+    assert_equal(tensors_of(again), tensors_of(adapter))
+    again.check(base.fingerprint, base.sites())
+
+
+def test_same_seed_same_start(base: Base) -> None:
+    """Jobs of one seed share A and all draws; so do those of another trainer."""
+    bank = Trainer(base, [joint(base, 1), replace(joint(base, 2), seed=1)], settings()).bank
+    assert torch.equal(*(torch.cat([d[slot] for d in bank.down.values()], 1) for slot in (0, 1)))
+
+
+def test_refused(base: Base) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        Trainer(base, [], settings())
+    with pytest.raises(InputError, match="of one form"):
+        Trainer(base, [joint(base), residual(base)], settings())
+    with pytest.raises(InputError, match="frozen subject adapter"):
+        joint(base, rule="composed")
+    with pytest.raises(InputError, match="no guidance rule 'dds'"):
+        joint(base, rule="dds")
+    with pytest.raises(InputError, match="0 or above"):
+        replace(joint(base), seed=-1)
+    with pytest.raises(InputError, match="1 with an adapter"):
+        replace(joint(base), subjects=(*joint(base).subjects, *residual(base, subjects=1).subjects))
+    with pytest.raises(InputError, match="float16"):
+        Trainer(replace(base, dtype=torch.float16), [joint(base)], settings())
