@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from worlds import small_protocol, study, world_base
 
 from palp.adapter import Adapter
 from palp.base import Base
@@ -14,9 +14,8 @@ from palp.compose import compose
 from palp.errors import InputError
 from palp.evaluate.methods import METHODS, Cell, Need, Plan, choose_methods
 from palp.evaluate.study import Study
-from tests.worlds import small_protocol, study, world_base
 
-EXACT: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
+RTOL, ATOL = 1e-4, 1e-6  # of float32 sums in another order
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def delta(adapter: Adapter, site: str) -> torch.Tensor:
 def assert_same(left: Adapter, right: Adapter, factor: float = 1.0) -> None:
     assert left.spec.sites == right.spec.sites
     for site in left.spec.sites:
-        torch.testing.assert_close(delta(left, site.name), factor * delta(right, site.name), **EXACT)
+        torch.testing.assert_close(delta(left, site.name), factor * delta(right, site.name), rtol=RTOL, atol=ATOL)
 
 
 def test_scaled_subjects_have_scaled_weights_and_the_same_word(trained: Study) -> None:
@@ -87,7 +86,7 @@ def test_no_guidance_is_palp_with_lambda_zero_and_one_adapter_a_subject(base: Ba
     control, guided = (drawn_with(trained, name, cell()) for name in ("unguided", "palp"))
     assert_same(control, trainer.adapters()[0])
     site = control.spec.sites[0].name
-    assert not torch.allclose(delta(control, site), delta(guided, site), **EXACT)
+    assert not torch.allclose(delta(control, site), delta(guided, site), rtol=RTOL, atol=ATOL)
     assert own_part("unguided", cell(0, 0)) == own_part("unguided", cell(0, 1))
 
 
@@ -111,7 +110,7 @@ def test_the_mean_adapter_is_the_mean_of_the_residual_weights(trained: Study) ->
     each = [trained.shelf.adapter(own_part("residual_composed", cell(0, target))) for target in (0, 1)]
     for site in mean.spec.sites:
         expected = delta(subject, site.name) + (delta(each[0], site.name) + delta(each[1], site.name)) / 2
-        torch.testing.assert_close(delta(mean, site.name), expected, **EXACT)
+        torch.testing.assert_close(delta(mean, site.name), expected, rtol=RTOL, atol=ATOL)
 
 
 def test_transferred_adapters_never_saw_the_subject(trained: Study) -> None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +28,7 @@ PHOTO_METRICS = ("subject_on_photo", "identity_on_photo")
 LAYOUTS = tuple(range(4))  # seeds of the renders that pictures are compared with
 BATCH = 64
 
-Scores: TypeAlias = Mapping[str, Float[np.ndarray, " pictures"]]
+Scores: TypeAlias = Mapping[str, NDArray[np.float64]]
 """One number a picture, by metric."""
 
 
