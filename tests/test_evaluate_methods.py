@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from worlds import small_protocol, study, world_base
+from tests.worlds import small_protocol, study, world_base
 
 from palp.adapter import Adapter
 from palp.base import Base
