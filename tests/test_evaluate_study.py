@@ -65,7 +65,7 @@ def test_the_table_has_every_row_and_metric_and_a_second_run_does_nothing(base: 
     write_evaluation(study(base, tmp_path / "work", titles), methods, Files(tmp_path / "again"), with_curve=True)
     assert files_of(tmp_path / "work") == before
     assert titles == []
-    assert (tmp_path / "again/results/palp-icons.json").read_text() == json.dumps(table, indent=2) + "\n"
+    assert json.loads((tmp_path / "again/results/palp-icons.json").read_text()) == table
 
 
 def tensors_in(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
