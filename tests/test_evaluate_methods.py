@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.worlds import small_protocol, study, world_base
 
 from palp.adapter import Adapter
 from palp.base import Base
@@ -14,6 +13,7 @@ from palp.compose import compose
 from palp.errors import InputError
 from palp.evaluate.methods import METHODS, Cell, Need, Plan, choose_methods
 from palp.evaluate.study import Study
+from tests.worlds import small_protocol, study, world_base
 
 RTOL, ATOL = 1e-4, 1e-6  # of float32 sums in another order
 

@@ -30,7 +30,7 @@ class _Panel:
     """A frame of `PANEL` size in a figure, with the ranges of both axes."""
 
     draw: ImageDraw.ImageDraw
-    left: float
+    left: int
     x: Span
     y: Span
 
