@@ -21,8 +21,8 @@ COLOURS = (
     (140, 86, 75), (227, 119, 194), (23, 190, 207), (188, 189, 34), (90, 90, 90),
 )  # fmt: skip
 
-Point = tuple[float, float]
-Span = tuple[float, float]
+Point = tuple[float | int, float | int]  # pixels and values come as either
+Span = tuple[float | int, float | int]  # pixels and values come as either
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Panel:
     x: Span
     y: Span
 
-    def at(self, x: float, y: float) -> Point:
+    def at(self, x: float | int, y: float | int) -> Point:
         """Where a point of data is, in the figure's pixels."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
@@ -57,12 +57,12 @@ class _Panel:
         """Straight pieces between points of the figure."""
         self.draw.line(list(points), colour, width * SHARP)
 
-    def dot(self, centre: Point, colour: tuple[int, int, int], radius: float) -> None:
+    def dot(self, centre: Point, colour: tuple[int, int, int], radius: int) -> None:
         """A filled circle."""
         x, y, r = *centre, radius * SHARP
         self.draw.ellipse((x - r, y - r, x + r, y + r), colour)
 
-    def text(self, at: Point, words: str, anchor: str, below: float, colour: tuple[int, int, int] = INK) -> None:
+    def text(self, at: Point, words: str, anchor: str, below: int, colour: tuple[int, int, int] = INK) -> None:
         """Words at a point, so many pixels lower."""
         font = ImageFont.load_default(12 * SHARP)
         self.draw.text((at[0], at[1] + below * SHARP), words, colour, font, anchor)
@@ -107,10 +107,10 @@ def curves(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], x_label: 
         panel.frame(title, x_label)
         for name, line in lines.items():
             colour = COLOURS[names.index(name) % len(COLOURS)]
-            panel.line([panel.at(x, value.value) for x, value in sorted(line.items())], colour, 2)
+            panel.line([panel.at(float(x), value.value) for x, value in sorted(line.items())], colour, 2)
             for x, value in line.items():
                 panel.line([panel.at(x, value.low), panel.at(x, value.high)], colour)
-                panel.dot(panel.at(x, value.value), colour, 3)
+                panel.dot(panel.at(float(x), value.value), colour, 3)
             panel.text(_legend_row(len(panels), names.index(name)), name, "lm", 0, colour)
     return _shrunk(image)
 
@@ -125,14 +125,14 @@ def _legend_row(panels: int, row: int) -> Point:
     return ((panels * (LEFT + PANEL[0]) + 14) * SHARP, (TOP + 8 + 18 * row) * SHARP)
 
 
-def _span(values: Sequence[float]) -> Span:
+def _span(values: Sequence[float | int]) -> Span:
     """The range of the values with a margin."""
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.5
     return (low - margin, high + margin)
 
 
-def _round_numbers(span: Span) -> list[float]:
+def _round_numbers(span: Span) -> list[float | int]:
     """Three to seven multiples of 1, 2 or 5 times a power of ten."""
     rough = (span[1] - span[0]) / 5
     power = 10 ** math.floor(math.log10(rough))
