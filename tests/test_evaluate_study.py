@@ -60,7 +60,8 @@ def test_the_table_has_every_row_and_metric_and_a_second_run_does_nothing(base: 
     assert set(curve) == {f"{name}@{step}" for name in ("subject", "palp") for step in steps}
     assert curve["palp@4"] == table["rows"]["palp"]
     for name in ("palp-icons", "palp-icons-plane", "palp-icons-curve"):
-        assert min(Image.open(tmp_path / f"docs/images/{name}.png").size) > 300
+        with Image.open(tmp_path / f"docs/images/{name}.png") as picture:
+            assert min(picture.size) > 300
     before, titles = files_of(tmp_path / "work"), list[str]()
     write_evaluation(study(base, tmp_path / "work", titles), methods, Files(tmp_path / "again"), with_curve=True)
     assert files_of(tmp_path / "work") == before
