@@ -225,12 +225,17 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """The fastest type of enough precision on `device`."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16() else torch.float32
+
+
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     """The type called `name`, or the fastest one of enough precision on `device`."""
     if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16() else torch.float32
+        return fastest_dtype(device)
     if name not in DTYPES:
         raise InputError(f"got dtype {name!r}, expected auto, {', '.join(DTYPES)}; choose one of these")
     return DTYPES[name]

@@ -14,24 +14,25 @@ from palp.base.icons.codec import CHANNELS, LATENT_SIDE
 from palp.base.icons.tokenizer import END, MAX_TOKENS, START
 
 TEXT_WIDTH = 192
-WIDTHS = (160, 256)
+WIDTHS = (128, 256)
 HEAD_WIDTH = 32
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The denoiser, untrained: 8 x 8 x 64 latents, 19 M parameters, cross-attention at both levels."""
+    """The denoiser, untrained: 8 x 8 x 64 latents; cross-attention at 4 x 4, and on the way up at 8 x 8."""
     unet: UNet2DConditionModel = cast(Any, UNet2DConditionModel)(
         sample_size=LATENT_SIDE,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         block_out_channels=WIDTHS,
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         mid_block_type="UNetMidBlock2DCrossAttn",
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=tuple(width // HEAD_WIDTH for width in WIDTHS),
         norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
         # the caption as a whole also enters with the time embedding: what a picture shows is then learned sooner
         addition_embed_type="text",
         addition_embed_type_num_heads=6,

@@ -68,7 +68,8 @@ def tidy_config(folder: Path) -> None:
 
 def set_encoder(vae: AutoencoderTiny, pictures: NDArray[np.uint8]) -> None:
     """Fit the linear encoder to pictures `[n, 128, 128, 3]` (a few thousand suffice), in place."""
-    cells = pictures.astype(np.float64) / 255  # the autoencoder's own range, [n, side, side, channels]
+    mirrored = np.concatenate([pictures[:, ::v, ::h] for v in (1, -1) for h in (1, -1)])
+    cells = mirrored.astype(np.float64) / 255  # the autoencoder's own range, [n, side, side, channels]
     convolutions = [layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d)]
     for layer in convolutions:
         nn.init.zeros_(layer.weight)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from palp.base.icons.checkpoint import channels_last, follow, load_training, save_training
+from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
 from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix, scaling_factor
 from palp.base.icons.dataset import to_tensor
 from palp.errors import NonFiniteLossError
@@ -82,7 +82,7 @@ class DecoderTraining:
         latents = patch_latents(pictures, self.encoder)
         latents = latents + cfg.latent_noise * torch.randn(latents.shape, generator=generator)
         latents = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             loss = reconstruction_loss(decode(self.model, latents), pictures.to(self.device)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)

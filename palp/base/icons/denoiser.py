@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
-from palp.base.icons.checkpoint import channels_last, follow, load_training, save_training
+from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE
 from palp.base.schedule import NoiseSchedule
 from palp.errors import NonFiniteLossError
@@ -24,15 +24,16 @@ from palp.errors import NonFiniteLossError
 class DenoiserSettings:
     """How the denoiser is trained."""
 
-    pictures: int = 400_000  # seen in all
-    batch: int = 32  # pictures a step
-    learning_rate: float = 6e-4  # peak, AdamW
-    warmup: int = 20_000  # pictures until the peak
+    pictures: int = 200_000  # seen in all
+    batch: int = 16  # pictures a step
+    learning_rate: float = 1.2e-3  # peak, AdamW
+    warmup: int = 4_000  # pictures until the peak
     decay: float = 0.35  # share of the training, at its end, in which the rate falls to nothing
+    noisy: float = 2.0  # times are drawn as u ** (1 / noisy) of the way to noise: shape is decided there
     drop_caption: float = 0.1  # probability of training without the caption
     foreground: float = 2.0  # extra weight of cells that the subject covers
     coarse: float = 2.5  # exponent of a channel's deviation in its weight: coarse channels, of shape, count most
-    ema_pictures: float = 40_000  # horizon of the weights' moving average, at most a tenth of what was seen
+    ema_pictures: float = 16_000  # horizon of the weights' moving average, at most a tenth of what was seen
     seed: int = 0
 
 
@@ -107,16 +108,20 @@ class DenoiserTraining:
         tokens[torch.from_numpy(rng.random(n) < cfg.drop_caption)] = self.data.no_caption.long()
         x0 = self.data.latents[index].float().to(self.device).contiguous(memory_format=torch.channels_last)
         noise = torch.randn(n, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator).to(x0)
-        t = torch.randint(0, len(self.schedule.alphas_cumprod), (n,), generator=generator).to(self.device)
+        t = self._times(torch.rand(n, generator=generator)).to(self.device)
         cover = 1 + cfg.foreground * self.data.cover[index].float().to(self.device)
         weight = (cover / cover.mean())[:, None] * self.channel_weight
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             hidden = self.model["text_encoder"](tokens.to(self.device)).last_hidden_state
             loss = denoising_loss(self.model["unet"], self.schedule, x0, noise, t, hidden, weight).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         self._update(loss)
         return float(loss.detach())
+
+    def _times(self, uniform: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        steps = len(self.schedule.alphas_cumprod)
+        return (steps * uniform ** (1 / self.settings.noisy)).long().clamp(max=steps - 1)
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.rate(self.seen)

@@ -36,7 +36,7 @@ from palp.base.icons.tokenizer import write_tokenizer
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
 
 PARAPHRASES = 6  # captions drawn for each picture
-ENCODER_CHUNKS = 3  # thousands of pictures that the encoder's components are read from
+ENCODER_CHUNKS = 2  # thousands of pictures that the encoder's components are read from
 DECODER_CHUNKS = 12  # thousands of pictures held in memory for the decoder
 SAVE_EVERY_S = 120.0
 

@@ -72,14 +72,9 @@ class Layout:
         Things stand on the autoencoder's 16-pixel grid and come in one size a role, so that the same thing at another
         place is the same latent code, moved: what a small denoiser learns of a shape holds everywhere.
         """
-        lift = CELL * int(rng.integers(2))
-        if with_companion:
-            subject, companion = (48, SIZE - CELL - lift, 64, 0.0), (104, SIZE - CELL - lift, 48, 0.0)
-        else:
-            subject, companion = (
-                (56 + CELL * int(rng.integers(2)), SIZE - CELL - lift, 80, 0.0),
-                (104, SIZE - CELL, 48, 0.0),
-            )
+        floor = SIZE - CELL
+        alone = (56 + CELL * int(rng.integers(2)), floor, 80, 0.0)
+        subject, companion = (48, floor, 64, 0.0) if with_companion else alone, (104, floor, 48, 0.0)
         return Layout(subject, companion, int(rng.integers(3)), int(rng.integers(2**31)))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palp.base.icons.checkpoint import follow, load_training, save_training
+from palp.base.icons.checkpoint import autocast, follow, load_training, save_training
 from palp.base.icons.codec import from_patches, to_patches
 from palp.base.icons.dataset import CHUNK, to_tensor
 from palp.base.icons.grammar import Scene, caption, random_scene, training_subjects
@@ -159,7 +159,7 @@ class JudgeTraining:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         index = rng.integers(0, len(self.scenes), cfg.batch)
         pictures = degrade(to_tensor(self.pictures[index]), self.codec, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             loss = self._loss(pictures, index, rng)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
