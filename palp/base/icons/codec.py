@@ -24,8 +24,8 @@ CHANNELS = 64  # of a latent, and of every encoder layer
 LATENT_SIDE = 8
 PATCH = 16  # pixels of a latent cell
 WHITENING = 0.7  # 0 keeps the components' own variances, 1 makes them all equal
-AMPLITUDE = 0.25  # standard deviation of a latent inside the autoencoder, whose decoder squashes beyond 3
-DECODER_CHANNELS = 64
+AMPLITUDE = 0.1  # standard deviation of a latent inside the autoencoder, whose decoder squashes beyond 3
+DECODER_CHANNELS = 72
 IDENTITY = -2  # the decoder's layer at full resolution that is set to pass its input on
 
 Array = NDArray[np.float64]

@@ -1,0 +1,287 @@
+"""Setting the decoder to the inverse of the linear encoder, so that training starts where principal components end.
+
+A decoder of nearest upsampling and convolutions gives the four children of a cell the same input, and an inverse must
+tell them apart. Two things make that possible with exact weights:
+
+- The encoder's components are even or odd under mirroring (it was fitted to mirrored pictures as well). So the four
+  quarters of a patch are one linear map of its coefficients, with the signs of the odd ones flipped by side; each
+  quarter comes out mirrored towards the patch's middle, in which frame the same holds for its own quarters.
+- Which side a cell is on can be computed: ones at the border's zero padding, shifted and summed, make a ramp, and a
+  ramp's step after upsampling tells left children from right ones, and upper from lower.
+
+A flip is one block: `relu(h - 4 [kept])` is h where the sign turns, else 0, and twice that is subtracted. Coefficients
+are stored as c / reach + 1, which is positive, so that blocks pass them on unchanged. The last upsampling interpolates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from palp.base.icons.codec import LATENT_SIDE, PATCH, encode, patch_matrix, scaling_factor
+
+Array = NDArray[np.float64]
+MARGIN = 1.5  # of the ranges over the largest coefficient seen
+BLEND = 0.15  # share of a neighbour in the last interpolation
+KEPT = 4.0  # what is subtracted from coefficients, all below 2, where they keep their sign
+SIDE_FEATURES = 7  # hidden channels that tell which side a cell is on
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Patterns on square patches, each even or odd from left to right and from top to bottom.
+
+    Args:
+        patterns: orthonormal rows `[n, side, side, 3]`.
+        odd: `[n, 2]`, whether a pattern is odd in x, and in y.
+    """
+
+    patterns: Array
+    odd: NDArray[np.bool_]
+
+    def quarter(self) -> Array:
+        """The upper left quarters, `[n, side / 2, side / 2, 3]`."""
+        half = self.patterns.shape[1] // 2
+        return self.patterns[:, :half, :half]
+
+
+def parity(patterns: Array) -> NDArray[np.bool_]:
+    """Whether each pattern `[n, side, side, 3]` is odd in x, and in y: `[n, 2]`."""
+    in_x = (patterns * patterns[:, :, ::-1]).sum(axis=(1, 2, 3)) < 0
+    in_y = (patterns * patterns[:, ::-1]).sum(axis=(1, 2, 3)) < 0
+    return np.stack([in_x, in_y], axis=1)
+
+
+def quarters(basis: Basis, weights: Array, limit: int) -> Basis:
+    """The best basis for the quarters of a basis' patterns that have these deviations `[n]`, of at most `limit`."""
+    parts = basis.quarter() * weights[:, None, None, None]
+    found: list[tuple[float, Array, tuple[bool, bool]]] = []
+    for odd_x in (False, True):
+        for odd_y in (False, True):
+            even = parts + (-1) ** odd_x * parts[:, :, ::-1]
+            kind = even + (-1) ** odd_y * even[:, ::-1]
+            _, strength, rows = np.linalg.svd(kind.reshape(len(kind), -1), full_matrices=False)
+            found += [(s, row, (odd_x, odd_y)) for s, row in zip(strength, rows, strict=True) if s > 1e-6]
+    found.sort(key=lambda entry: -entry[0])
+    kept = found[:limit]
+    patterns = np.stack([row for _, row, _ in kept]).reshape(len(kept), *parts.shape[1:])
+    return Basis(patterns, np.array([odd for *_, odd in kept]))
+
+
+def encoder_basis(vae: AutoencoderTiny) -> tuple[Basis, Array, Array]:
+    """The encoder's basis, and coefficients from latents inside the autoencoder: factors and offsets `[64]`."""
+    weights, bias = (part.double().numpy() / scaling_factor(vae) for part in patch_matrix(vae))
+    rows = weights.T * 2  # of pictures in [0, 1]
+    middle = bias - weights.sum(axis=0)  # latents of black, which is -1 for the encoder
+    norms = np.linalg.norm(rows, axis=1)
+    patterns = (rows / norms[:, None]).reshape(-1, PATCH, PATCH, 3)
+    return Basis(patterns, parity(patterns)), 1 / norms, -middle / norms
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where a stage keeps what: coefficients first, then one; ramps, sides and the parent's sides, each of x and y."""
+
+    coefficients: int
+
+    @property
+    def one(self) -> int:
+        """Is 1 everywhere."""
+        return self.coefficients
+
+    def ramp(self, axis: int) -> int:
+        """Runs to 1 along an axis; in the first stage it is built up here."""
+        return self.coefficients + 1 + axis
+
+    def side(self, axis: int) -> int:
+        """Is 1 in right (lower) children; in the first stage ones that wander in from the border."""
+        return self.coefficients + 3 + axis
+
+    def parent(self, axis: int) -> int:
+        """Is 1 where the parent was a right (lower) child."""
+        return self.coefficients + 5 + axis
+
+
+@torch.no_grad()
+def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
+    """Set the decoder, in place, to invert the encoder as well as a linear map can; spare channels stay random.
+
+    Arguments:
+        vae: with its encoder set, and a decoder of width 72 or more with blocks (3+, 1+, 1+, 1+, 0).
+        pictures: `[n, 3, 128, 128]` in [-1, 1], from which the ranges of coefficients are read.
+    """
+    entry, blocks, ups, last = _parts(vae)
+    for block in [block for stage in blocks for block in stage]:
+        _clear(block.conv[4])
+    basis, factor, offset = encoder_basis(vae)
+    inner = encode(vae, pictures) / scaling_factor(vae)
+    values = inner.permute(0, 2, 3, 1).flatten(0, 2).double().numpy() * factor + offset
+    reach = _reach(values)
+    here, change = Channels(len(reach)), np.eye(len(reach))
+    _set_entry(entry, here, factor / reach, offset / reach + 1)
+    for block in blocks[0][:3]:
+        _set_wander(block, here)
+    for level, up in enumerate(ups):
+        if level:
+            basis, child = _descend(basis, values)
+            values = values @ child.T
+            wider = _reach(values)
+            change, reach = child * reach / wider[:, None], wider
+        there = Channels(len(reach))
+        _set_up(up, here, there, change, cells=PATCH * 2**level)
+        _set_flip(blocks[level + 1][0], there, basis.odd)
+        values = np.concatenate([values * signs for signs in _mirrorings(basis.odd)])
+        here = there
+    _set_last(last, here, basis.quarter().mean(axis=(1, 2)).T * reach)
+
+
+Stages = list[list[AutoencoderTinyBlock]]
+
+
+def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d], nn.Conv2d]:
+    """The first convolution, the blocks of each stage, the convolutions that follow an upsampling, and the last."""
+    layers = list(cast(nn.Sequential, vae.decoder.layers))
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    stages: Stages = [[]]
+    for layer in layers:
+        if isinstance(layer, AutoencoderTinyBlock):
+            stages[-1].append(layer)
+        elif isinstance(layer, nn.Upsample):
+            stages.append([])
+    return convolutions[0], stages, convolutions[1:-2], convolutions[-1]
+
+
+def _reach(values: Array) -> Array:
+    """What coefficients are divided by, so that they stay within (-1, 1)."""
+    return MARGIN * np.abs(values).max(axis=0)
+
+
+def _mirrorings(odd: NDArray[np.bool_]) -> list[Array]:
+    """The signs of coefficients in each of the four children, `[n]` each."""
+    return [np.where(odd[:, 0] & right, -1.0, 1.0) * np.where(odd[:, 1] & low, -1.0, 1.0)
+            for low in (False, True) for right in (False, True)]  # fmt: skip
+
+
+def _descend(basis: Basis, values: Array) -> tuple[Basis, Array]:
+    """The basis of the quarters, and the map from flipped coefficients to theirs."""
+    finer = quarters(basis, np.sqrt((values**2).mean(axis=0)), limit=len(basis.patterns))
+    return finer, np.einsum("jhwc,ihwc->ji", finer.patterns, basis.quarter())
+
+
+def _clear(layer: nn.Module, rows: slice | list[int] = slice(None)) -> nn.Conv2d:
+    """Set output rows of a convolution to zero, and return it."""
+    convolution = cast(nn.Conv2d, layer)
+    convolution.weight[rows] = 0
+    if convolution.bias is not None:
+        convolution.bias[rows] = 0
+    return convolution
+
+
+LEFT, CENTRE = 0, 1  # positions of taps in a 3 x 3 kernel
+
+
+def _tap(layer: nn.Conv2d, row: int, column: int, value: float, axis: int | None = None) -> None:
+    """Let output `row` read input `column` of the same cell, or of the left (axis 0) or upper (axis 1) neighbour."""
+    y, x = CENTRE if axis != 1 else LEFT, CENTRE if axis != 0 else LEFT
+    layer.weight[row, column, y, x] += value
+
+
+def _set_entry(layer: nn.Conv2d, here: Channels, scale: Array, shift: Array) -> None:
+    """Latents to coefficients within (0, 2); one; ramps that begin; ones that will wander."""
+    assert layer.bias is not None
+    _clear(layer, slice(here.parent(0)))
+    for row in range(here.coefficients):
+        _tap(layer, row, row, float(scale[row]))
+    layer.bias[: here.coefficients] = torch.from_numpy(shift).to(layer.bias)
+    layer.bias[here.one] = 1
+    for axis in (0, 1):
+        layer.bias[here.ramp(axis)] = 1 / LATENT_SIDE
+        layer.bias[here.side(axis)] = 1
+
+
+def _set_wander(block: AutoencoderTinyBlock, here: Channels) -> None:
+    """Move the ones three cells from the border, where zeros come in, and add them to the ramp on each of them."""
+    first, second, third = (cast(nn.Conv2d, block.conv[i]) for i in (0, 2, 4))
+    _clear(first, slice(4))
+    _clear(second, slice(6))
+    for axis in (0, 1):
+        ones, start, once, twice = here.side(axis), axis, 2 + axis, 4 + axis
+        _tap(first, start, ones, 1.0)
+        _tap(first, once, ones, 1.0, axis)
+        _tap(second, start, start, 1.0)
+        _tap(second, once, once, 1.0)
+        _tap(second, twice, once, 1.0, axis)
+        _tap(third, ones, twice, 1.0, axis)
+        _tap(third, ones, start, -1.0)
+        for step, neighbour in ((once, None), (twice, None), (twice, axis)):
+            _tap(third, here.ramp(axis), step, 1 / LATENT_SIDE, neighbour)
+
+
+def _set_up(layer: nn.Conv2d, here: Channels, there: Channels, change: Array, cells: int) -> None:
+    """After an upsampling to `cells` a side: coefficients changed, ramps refined, sides read from the ramps' steps."""
+    _clear(layer, slice(there.parent(2)))
+    block = torch.from_numpy(change).to(layer.weight)
+    layer.weight[: there.coefficients, : here.coefficients, CENTRE, CENTRE] = block
+    layer.weight[: there.coefficients, here.one, CENTRE, CENTRE] = 1 - block.sum(dim=1)
+    _tap(layer, there.one, here.one, 1.0)
+    for axis in (0, 1):
+        ramp, side = there.ramp(axis), there.side(axis)
+        _tap(layer, ramp, here.ramp(axis), 0.5)
+        _tap(layer, ramp, here.ramp(axis), 0.5, axis)
+        _tap(layer, side, here.one, 1.0)
+        _tap(layer, side, here.ramp(axis), -cells / 2)
+        _tap(layer, side, here.ramp(axis), cells / 2, axis)
+        if cells > PATCH:
+            _tap(layer, there.parent(axis), here.side(axis), 1.0)
+
+
+def _set_flip(block: AutoencoderTinyBlock, here: Channels, odd: NDArray[np.bool_]) -> None:
+    """Turn the signs of odd coefficients: c / reach + 1 becomes 2 - (c / reach + 1) where the cell is on that side.
+
+    A side in the mirrored frame is the exclusive or of a cell's own side and its parent's, so up to four of them
+    count: with s of them set, s - 2 relu(s - 1) + 2 relu(s - 2) - 2 relu(s - 3) is 1 for odd s, else 0.
+    """
+    first, second, third = (cast(nn.Conv2d, block.conv[i]) for i in (0, 2, 4))
+    assert first.bias is not None
+    assert second.bias is not None
+    n = here.coefficients
+    _clear(first, slice(n + SIDE_FEATURES))
+    _clear(second, slice(n, n + SIDE_FEATURES))
+    both = [n + 4, n + 5, n + 6]
+    for axis in (0, 1):
+        for channel in (here.side(axis), here.parent(axis)):
+            for row in (n + axis, n + 2 + axis, *both):
+                _tap(first, row, channel, 1.0)
+    first.bias[n + 2 : n + SIDE_FEATURES] = torch.tensor([-1.0, -1, -1, -2, -3])
+    for row in range(n, n + SIDE_FEATURES):
+        _tap(second, row, row, 1.0)
+    one_axis = [{n + axis: 1.0, n + 2 + axis: -2.0} for axis in (0, 1)]
+    two_axes = {n: 1.0, n + 1: 1.0, n + 4: -2.0, n + 5: 2.0, n + 6: -2.0}
+    for i in np.flatnonzero(odd.any(axis=1)).tolist():
+        turned = two_axes if odd[i].all() else one_axis[int(odd[i, 1])]
+        _clear(second, [i])
+        _tap(first, i, i, 1.0)
+        _tap(second, i, i, 1.0)
+        second.bias[i] = -KEPT
+        _tap(third, i, i, -2.0)
+        for feature, factor in turned.items():
+            _tap(second, i, feature, KEPT * factor)
+            _tap(third, i, feature, 2 * factor)
+
+
+def _set_last(layer: nn.Conv2d, here: Channels, colours: Array) -> None:
+    """The mean colour of each cell's 2 x 2 pixels, `[3, n]` of the coefficients, interpolated between cells."""
+    assert layer.bias is not None
+    _clear(layer)
+    spread = torch.tensor([BLEND, 1 - 2 * BLEND, BLEND])
+    kernel = torch.outer(spread, spread)
+    block = torch.from_numpy(colours).to(layer.weight)
+    layer.weight[:, : here.coefficients] = block[:, :, None, None] * kernel
+    layer.weight[:, here.one] = -block.sum(dim=1)[:, None, None] * kernel

@@ -1,0 +1,53 @@
+"""The decoder's start: the exact inverse of the linear encoder, up to the last upsampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from torch import Tensor
+from torch.nn import functional
+
+from palp.base.icons import inverse
+from palp.base.icons.codec import build_autoencoder, decode, from_patches, patch_matrix, set_encoder, to_patches
+from palp.base.icons.dataset import to_tensor
+from palp.base.icons.inverse import encoder_basis, set_decoder
+from tests.icons import renders
+
+SAME_COLOUR = 5e-3  # of [-1, 1], on average: 64 patterns for quarters leave a little out, and latents are squashed
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    return to_tensor(renders(12))
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderTiny:
+    torch.manual_seed(0)
+    built = build_autoencoder()
+    set_encoder(built, renders(24))
+    return built
+
+
+def spanned(vae: AutoencoderTiny, pictures: Tensor) -> Tensor:
+    """What the encoder's components can say of pictures: the linear decoder, from black upwards."""
+    weights, _ = patch_matrix(vae)
+    return from_patches(to_patches(pictures + 1) @ weights @ torch.linalg.pinv(weights)) - 1
+
+
+def test_the_components_are_even_or_odd(vae: AutoencoderTiny) -> None:
+    patterns = encoder_basis(vae)[0].patterns
+    for mirrored in (patterns[:, :, ::-1], patterns[:, ::-1]):
+        overlap = (patterns * mirrored).sum(axis=(1, 2, 3))
+        np.testing.assert_allclose(np.abs(overlap), 1, atol=1e-4)
+
+
+def test_decoding_inverts_the_encoder(vae: AutoencoderTiny, pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inverse, "BLEND", 0.0)
+    set_decoder(vae, pictures)
+    with torch.no_grad():
+        got = decode(vae.decoder, vae.encode(pictures).latents)
+    difference = functional.avg_pool2d(got - spanned(vae, pictures), 2).abs()
+    assert float(difference.mean()) < SAME_COLOUR
