@@ -9,7 +9,6 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 from torch.nn import functional
 
-from palp.base.icons import inverse
 from palp.base.icons.codec import build_autoencoder, decode, from_patches, patch_matrix, set_encoder, to_patches
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.inverse import encoder_basis, set_decoder
@@ -44,8 +43,7 @@ def test_the_components_are_even_or_odd(vae: AutoencoderTiny) -> None:
         np.testing.assert_allclose(np.abs(overlap), 1, atol=1e-4)
 
 
-def test_decoding_inverts_the_encoder(vae: AutoencoderTiny, pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inverse, "BLEND", 0.0)
+def test_decoding_inverts_the_encoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
     set_decoder(vae, pictures)
     with torch.no_grad():
         got = decode(vae.decoder, vae.encode(pictures).latents)

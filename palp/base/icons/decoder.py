@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
 from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix, scaling_factor
 from palp.base.icons.dataset import to_tensor
+from palp.base.icons.inverse import set_parameters
 from palp.errors import NonFiniteLossError
 
 
@@ -26,7 +28,8 @@ class DecoderSettings:
 
     pictures: int = 40_000  # seen in all
     batch: int = 16  # pictures a step
-    learning_rate: float = 1.5e-3  # peak, AdamW
+    learning_rate: float = 3e-4  # peak, AdamW
+    caution: float = 0.03  # factor on it for weights that were set to exact values
     warmup: int = 1_000  # pictures until the peak
     latent_noise: float = 0.03  # deviation of noise on the latents, as generated ones are not exact
     ema_pictures: float = 4_000  # horizon of the weights' moving average
@@ -56,13 +59,19 @@ class DecoderTraining:
         self.model.layers[IDENTITY].requires_grad_(False)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self._groups(vae),
             lr=settings.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=0.0,
             fused=True,
         )
         self.step = 0
+
+    def _groups(self, vae: AutoencoderTiny) -> list[dict[str, Any]]:
+        """Spare weights, which learn quickly, and exact ones, which must not be blown away."""
+        exact = {id(parameter): parameter for parameter in set_parameters(vae)}
+        spare = [parameter for parameter in self.model.parameters() if id(parameter) not in exact]
+        return [{"params": spare, "factor": 1.0}, {"params": list(exact.values()), "factor": self.settings.caution}]
 
     @property
     def seen(self) -> int:
@@ -86,7 +95,8 @@ class DecoderTraining:
             loss = reconstruction_loss(decode(self.model, latents), pictures.to(self.device)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
-        self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * self.rate(self.seen)
+        for group in self.optimizer.param_groups:
+            group["lr"] = cfg.learning_rate * group["factor"] * self.rate(self.seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

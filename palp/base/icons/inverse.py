@@ -10,7 +10,8 @@ tell them apart. Two things make that possible with exact weights:
   ramp's step after upsampling tells left children from right ones, and upper from lower.
 
 A flip is one block: `relu(h - 4 [kept])` is h where the sign turns, else 0, and twice that is subtracted. Coefficients
-are stored as c / reach + 1, which is positive, so that blocks pass them on unchanged. The last upsampling interpolates.
+are stored as c / reach + 1, which is positive, so that blocks pass them on unchanged. The
+last upsampling cannot be inverted so: the convolution after it is fitted by least squares.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from palp.base.icons.codec import LATENT_SIDE, PATCH, encode, patch_matrix, scaling_factor
+from palp.base.icons.codec import IDENTITY, LATENT_SIDE, PATCH, encode, patch_matrix, scaling_factor
 
 Array = NDArray[np.float64]
 MARGIN = 1.5  # of the ranges over the largest coefficient seen
-BLEND = 0.15  # share of a neighbour in the last interpolation
+ROWS = 200_000  # pixels that the last convolution is fitted to
+RIDGE = 1e-7  # of the mean square of its inputs
 KEPT = 4.0  # what is subtracted from coefficients, all below 2, where they keep their sign
 SIDE_FEATURES = 7  # hidden channels that tell which side a cell is on
 
@@ -117,7 +120,7 @@ def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
         vae: with its encoder set, and a decoder of width 72 or more with blocks (3+, 1+, 1+, 1+, 0).
         pictures: `[n, 3, 128, 128]` in [-1, 1], from which the ranges of coefficients are read.
     """
-    entry, blocks, ups, last = _parts(vae)
+    entry, blocks, ups = _parts(vae)
     for block in [block for stage in blocks for block in stage]:
         _clear(block.conv[4])
     basis, factor, offset = encoder_basis(vae)
@@ -139,14 +142,22 @@ def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
         _set_flip(blocks[level + 1][0], there, basis.odd)
         values = np.concatenate([values * signs for signs in _mirrorings(basis.odd)])
         here = there
-    _set_last(last, here, basis.quarter().mean(axis=(1, 2)).T * reach)
+    _set_last(vae, pictures)
+
+
+def set_parameters(vae: AutoencoderTiny) -> list[nn.Parameter]:
+    """The decoder's parameters that `set_decoder` sets to exact values; those of spare blocks are not among them."""
+    entry, blocks, ups = _parts(vae)
+    flips = [stage[0] for stage in blocks[1:] if stage]
+    last = list(cast(nn.Sequential, vae.decoder.layers))[-1]
+    return [p for module in (entry, *blocks[0][:3], *ups, *flips, last) for p in module.parameters()]
 
 
 Stages = list[list[AutoencoderTinyBlock]]
 
 
-def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d], nn.Conv2d]:
-    """The first convolution, the blocks of each stage, the convolutions that follow an upsampling, and the last."""
+def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d]]:
+    """The first convolution, the blocks of each stage, and the convolutions that follow an upsampling."""
     layers = list(cast(nn.Sequential, vae.decoder.layers))
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     stages: Stages = [[]]
@@ -155,7 +166,7 @@ def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d], nn
             stages[-1].append(layer)
         elif isinstance(layer, nn.Upsample):
             stages.append([])
-    return convolutions[0], stages, convolutions[1:-2], convolutions[-1]
+    return convolutions[0], stages, convolutions[1:-2]
 
 
 def _reach(values: Array) -> Array:
@@ -276,12 +287,22 @@ def _set_flip(block: AutoencoderTinyBlock, here: Channels, odd: NDArray[np.bool_
             _tap(third, i, feature, 2 * factor)
 
 
-def _set_last(layer: nn.Conv2d, here: Channels, colours: Array) -> None:
-    """The mean colour of each cell's 2 x 2 pixels, `[3, n]` of the coefficients, interpolated between cells."""
-    assert layer.bias is not None
-    _clear(layer)
-    spread = torch.tensor([BLEND, 1 - 2 * BLEND, BLEND])
-    kernel = torch.outer(spread, spread)
-    block = torch.from_numpy(colours).to(layer.weight)
-    layer.weight[:, : here.coefficients] = block[:, :, None, None] * kernel
-    layer.weight[:, here.one] = -block.sum(dim=1)[:, None, None] * kernel
+def _set_last(vae: AutoencoderTiny, pictures: Tensor) -> None:
+    """Fit the last convolution to pictures in [-1, 1] by least squares, over `ROWS` of their pixels."""
+    layers = cast(nn.Sequential, vae.decoder.layers)
+    features = layers[:IDENTITY](torch.tanh(vae.encode(pictures).latents / 3) * 3)
+    generator = torch.Generator().manual_seed(0)
+    kept = max(1, ROWS // len(pictures))
+    columns, wanted = [], []
+    for feature, picture in zip(features, pictures, strict=True):
+        taps = functional.unfold(feature[None], 3, padding=1)[0]
+        pixels = torch.randperm(taps.shape[1], generator=generator)[:kept]
+        columns.append(functional.pad(taps[:, pixels], (0, 0, 0, 1), value=1.0).double())
+        wanted.append((picture.flatten(1)[:, pixels].double() + 1) / 2)
+    gram = sum((taps @ taps.T for taps in columns), start=torch.zeros(()))
+    right = sum((taps @ colour.T for taps, colour in zip(columns, wanted, strict=True)), start=torch.zeros(()))
+    solution = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), right)
+    last = cast(nn.Conv2d, layers[-1])
+    assert last.bias is not None
+    last.weight.copy_(solution[:-1].T.reshape(last.weight.shape))
+    last.bias.copy_(solution[-1])

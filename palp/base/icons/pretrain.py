@@ -31,14 +31,16 @@ from palp.base.icons.decoder import DecoderSettings, DecoderTraining
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, LatentSet
 from palp.base.icons.export import export_judge, export_pipeline, preview
 from palp.base.icons.grammar import Scene, caption
+from palp.base.icons.inverse import set_decoder
 from palp.base.icons.judges import build_judges
 from palp.base.icons.tokenizer import write_tokenizer
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
 
 PARAPHRASES = 6  # captions drawn for each picture
+DECODER_SAMPLE = 200  # pictures that the decoder is first fitted to
 ENCODER_CHUNKS = 2  # thousands of pictures that the encoder's components are read from
 DECODER_CHUNKS = 12  # thousands of pictures held in memory for the decoder
-SAVE_EVERY_S = 120.0
+SAVE_EVERY_S = 600.0  # a state is 300 MB, and a slow disk stops the training for half a minute
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,13 @@ def render_stage(folder: Path, count: int, workers: int, render: Callable[..., P
 
 
 def codec_stage(folder: Path, chunks: Sequence[Path]) -> AutoencoderTiny:
-    """The autoencoder with its encoder set from the first pictures; its decoder is trained later."""
+    """The autoencoder set from the first pictures; its decoder is trained further, later."""
     if not folder.exists():
         torch.manual_seed(0)
         vae = build_autoencoder()
-        set_encoder(vae, load_pictures(chunks[:ENCODER_CHUNKS]))
+        pictures = load_pictures(chunks[:ENCODER_CHUNKS])
+        set_encoder(vae, pictures)
+        set_decoder(vae, to_tensor(pictures[:DECODER_SAMPLE]))
         save_autoencoder(vae, folder)
     loaded: AutoencoderTiny = AutoencoderTiny.from_pretrained(folder)
     return loaded
@@ -166,7 +170,7 @@ def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def train_stage(name: str, training: Training, folder: Path, pictures: int, sheets: Sheets | None = None) -> None:
-    """Run a training to its end, from its saved state if there is one, saving every two minutes."""
+    """Run a training to its end, from its saved state if there is one, saving every ten minutes."""
     state = folder / f"{name}-state.safetensors"
     if state.exists():
         training.load(state)
