@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,19 @@ def test_a_killed_run_gives_the_weights_of_a_whole_one(
     assert len(files) == 5
     for file in files:
         assert_same(load_file(resumed / file), load_file(weights / file))
+
+
+def test_a_run_starts_from_finished_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
+    still = replace(
+        PLAN,
+        denoiser=replace(PLAN.denoiser, pictures=0),
+        decoder=replace(PLAN.decoder, pictures=0),
+        judges=replace(PLAN.judges, pictures=0),
+    )
+    pretrain.pretrain(tmp_path / "runs", tmp_path / "weights", still, torch.device("cpu"), start=weights)
+    for path in weights.rglob("*.safetensors"):
+        assert_same(load_file(tmp_path / "weights" / path.relative_to(weights)), load_file(path))
 
 
 def test_sheets_leave_the_training_as_it_is(

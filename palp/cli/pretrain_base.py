@@ -13,6 +13,7 @@ Pictures = Annotated[int, typer.Option(min=1, help="Pictures that the denoiser s
 Decoder = Annotated[int, typer.Option(min=1, help="Pictures that the decoder sees.")]
 Judges = Annotated[int, typer.Option(min=1, help="Pictures that each judge sees.")]
 Chunks = Annotated[int, typer.Option(min=3, help="Thousands of pictures rendered for the base.")]
+Start = Annotated[Path | None, typer.Option(help="Train on from a finished pipeline and judges, such as the shipped.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")]
 
 
@@ -23,6 +24,7 @@ def pretrain_base(
     decoder_pictures: Decoder = 40_000,
     judge_pictures: Judges = 60_000,
     chunks: Chunks = 40,
+    start: Start = None,
     device: Device = None,
 ) -> None:
     """Train the embedded base and its judges. Stopped at any moment, the same command goes on."""
@@ -40,5 +42,6 @@ def pretrain_base(
         decoder=replace(plan.decoder, pictures=decoder_pictures),
         judges=replace(plan.judges, pictures=judge_pictures),
     )
-    pretrain(out, weights, plan, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pretrain(out, weights, plan, place, start)
     typer.echo(f"written to {weights}")

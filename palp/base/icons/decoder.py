@@ -32,7 +32,7 @@ class DecoderSettings:
     caution: float = 0.03  # factor on it for weights that were set to exact values
     warmup: int = 1_000  # pictures until the peak
     latent_noise: float = 0.03  # deviation of noise on the latents, as generated ones are not exact
-    ema_pictures: float = 4_000  # horizon of the weights' moving average
+    ema_pictures: float = 4_000.0  # horizon of the weights' moving average
     seed: int = 0
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
 from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
@@ -33,7 +34,7 @@ class DenoiserSettings:
     drop_caption: float = 0.1  # probability of training without the caption
     foreground: float = 2.0  # extra weight of cells that the subject covers
     coarse: float = 2.5  # exponent of a channel's deviation in its weight: coarse channels, of shape, count most
-    ema_pictures: float = 16_000  # horizon of the weights' moving average, at most a tenth of what was seen
+    ema_pictures: float = 16_000.0  # horizon of the weights' moving average, at most a tenth of what was seen
     seed: int = 0
 
 
@@ -93,6 +94,14 @@ class DenoiserTraining:
     def seen(self) -> int:
         """Pictures trained on so far."""
         return self.step * self.settings.batch
+
+    def begin_from(self, folder: Path) -> None:
+        """Start from a finished pipeline's weights, read from its folder, in the place of random ones."""
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(folder / "unet")
+        text_encoder: CLIPTextModel = CLIPTextModel.from_pretrained(folder / "text_encoder")
+        for part in (self.model, self.average):
+            part["unet"].load_state_dict(unet.state_dict())
+            part["text_encoder"].load_state_dict(text_encoder.state_dict())
 
     def run(self) -> Iterator[float]:
         """Train to the end, yielding each step's mean loss."""

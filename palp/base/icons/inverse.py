@@ -31,7 +31,7 @@ from palp.base.icons.codec import IDENTITY, LATENT_SIDE, PATCH, encode, patch_ma
 
 Array = NDArray[np.float64]
 MARGIN = 1.5  # of the ranges over the largest coefficient seen
-ROWS = 200_000  # pixels that the last convolution is fitted to
+ROWS = 100_000  # pixels that the last convolution is fitted to
 RIDGE = 1e-7  # of the mean square of its inputs
 KEPT = 4.0  # what is subtracted from coefficients, all below 2, where they keep their sign
 SIDE_FEATURES = 7  # hidden channels that tell which side a cell is on

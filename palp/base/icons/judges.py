@@ -17,6 +17,7 @@ from palp.errors import BaseLoadError
 
 FOLDER = Path(__file__).parent / "weights" / "judges"
 EMBEDDING = 128
+NAMES = ("attributes", "clip")  # of the judges' files
 Attribute = Literal["style", "place", "weather", "palette", "subject", "companion"]
 
 
@@ -140,13 +141,20 @@ def build_judges() -> tuple[AttributeJudge, SmallCLIP]:
 @cache
 def load_judges() -> tuple[AttributeJudge, SmallCLIP]:
     """The shipped judges, frozen. Raises BaseLoadError when the package has none."""
+    judges = read_judges(FOLDER)
+    for judge in judges:
+        judge.eval().requires_grad_(False)
+    return judges
+
+
+def read_judges(folder: Path) -> tuple[AttributeJudge, SmallCLIP]:
+    """The judges saved in a folder, to be trained on. Raises BaseLoadError when they are not there."""
     judges = build_judges()
-    for judge, name in zip(judges, ("attributes", "clip"), strict=True):
-        path = FOLDER / f"{name}.safetensors"
+    for judge, name in zip(judges, NAMES, strict=True):
+        path = folder / f"{name}.safetensors"
         if not path.is_file():
             raise BaseLoadError(f"no judge at {path}, expected it with the package: reinstall palp-hyper")
         judge.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
         )
-        judge.eval().requires_grad_(False)
     return judges

@@ -32,7 +32,7 @@ from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, LatentS
 from palp.base.icons.export import export_judge, export_pipeline, preview
 from palp.base.icons.grammar import Scene, caption
 from palp.base.icons.inverse import set_decoder
-from palp.base.icons.judges import build_judges
+from palp.base.icons.judges import NAMES, build_judges, read_judges
 from palp.base.icons.tokenizer import write_tokenizer
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
 
@@ -68,7 +68,9 @@ class Training(Protocol):
     def load(self, path: Path) -> None: ...
 
 
-def pretrain(folder: Path, weights: Path, settings: PretrainSettings, device: torch.device) -> None:
+def pretrain(
+    folder: Path, weights: Path, settings: PretrainSettings, device: torch.device, start: Path | None = None
+) -> None:
     """Make the embedded base and its judges from nothing but the font.
 
     Arguments:
@@ -76,12 +78,15 @@ def pretrain(folder: Path, weights: Path, settings: PretrainSettings, device: to
         weights: where the finished pipeline and judges go.
         settings: sizes of the stages.
         device: to train on.
+        start: folder of a finished pipeline and judges to train on from; its autoencoder is kept, so latents stay.
     """
     chunks = render_stage(folder / "pictures", settings.chunks, settings.workers, render_chunk, settings.simple)
     write_tokenizer(folder / "tokenizer")
-    vae = codec_stage(folder / "vae", chunks)
+    vae = codec_stage(folder / "vae", chunks, start)
     data = cache_stage(folder / "latents.safetensors", chunks, vae, load_tokenizer(folder / "tokenizer"))
     denoiser = DenoiserTraining(load_tokenizer(folder / "tokenizer"), data, settings.denoiser, device)
+    if start is not None:
+        denoiser.begin_from(start)
     sheets = Sheets(
         folder / "sheets",
         settings.sheet_every,
@@ -93,7 +98,8 @@ def pretrain(folder: Path, weights: Path, settings: PretrainSettings, device: to
     train_stage("decoder", decoder, folder, settings.decoder.pictures)
     export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
     judge_chunks = render_stage(folder / "judge-pictures", settings.judge_chunks, settings.workers, render_judge_chunk)
-    for name, judge in zip(("attributes", "clip"), build_judges(), strict=True):
+    judges = build_judges() if start is None else read_judges(start / "judges")
+    for name, judge in zip(NAMES, judges, strict=True):
         training = JudgeTraining(judge, judge_chunks, patch_matrix(vae), settings.judges)
         train_stage(f"judge-{name}", training, folder, settings.judges.pictures)
         export_judge(weights / "judges", name, training.average)
@@ -121,9 +127,11 @@ def render_stage(folder: Path, count: int, workers: int, render: Callable[..., P
         return [job.result() for job in tqdm(jobs, desc=f"rendering {folder.name}", unit="k")]
 
 
-def codec_stage(folder: Path, chunks: Sequence[Path]) -> AutoencoderTiny:
-    """The autoencoder set from the first pictures; its decoder is trained further, later."""
-    if not folder.exists():
+def codec_stage(folder: Path, chunks: Sequence[Path], start: Path | None) -> AutoencoderTiny:
+    """The autoencoder of `start`, or one set from the first pictures; its decoder is trained further, later."""
+    if not folder.exists() and start is not None:
+        save_autoencoder(AutoencoderTiny.from_pretrained(start / "vae", torch_dtype=torch.float32), folder)
+    elif not folder.exists():
         torch.manual_seed(0)
         vae = build_autoencoder()
         pictures = load_pictures(chunks[:ENCODER_CHUNKS])

@@ -121,7 +121,7 @@ class JudgeSettings:
     learning_rate: float = 3e-3  # peak, AdamW
     weight_decay: float = 0.05  # AdamW
     warmup: float = 0.1  # share of the training until the peak; then half a cosine
-    ema_pictures: float = 4_000  # horizon of the weights' moving average
+    ema_pictures: float = 4_000.0  # horizon of the weights' moving average
     seed: int = 7
 
 
