@@ -32,18 +32,18 @@ def draws() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("zero_terminal", [False, True])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_noise_levels_and_targets_are_those_of_ddpm(prediction: str, zero_terminal: bool) -> None:
     schedule, ddpm, _ = make(prediction, zero_terminal)
     x0, noise = draws()
     torch.testing.assert_close(schedule.alphas_cumprod, ddpm.alphas_cumprod, **EXACT)
     torch.testing.assert_close(schedule.add_noise(x0, noise, T), ddpm.add_noise(x0, noise, T), **EXACT)
-    target = noise if prediction == "epsilon" else ddpm.get_velocity(x0, noise, T)
+    target = {"epsilon": noise, "v_prediction": ddpm.get_velocity(x0, noise, T), "sample": x0}[prediction]
     torch.testing.assert_close(schedule.target(x0, noise, T), target, **EXACT)
 
 
 @pytest.mark.parametrize("zero_terminal", [False, True])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_conversions_are_those_of_a_ddim_step(prediction: str, zero_terminal: bool) -> None:
     schedule, _, ddim = make(prediction, zero_terminal)
     x_t, output = draws()
@@ -57,7 +57,7 @@ def test_conversions_are_those_of_a_ddim_step(prediction: str, zero_terminal: bo
 
 
 @pytest.mark.parametrize("zero_terminal", [False, True])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_perfect_output_gives_back_noise_and_picture(prediction: str, zero_terminal: bool) -> None:
     schedule, _, _ = make(prediction, zero_terminal)
     x0, noise = (draw.double() for draw in draws())
@@ -87,13 +87,26 @@ def test_min_snr_weights_by_hand() -> None:
     torch.testing.assert_close(noise_form, torch.tensor([5 / 9, 1.0, 1.0]))
     v_form = NoiseSchedule(alphas, "v_prediction").min_snr_weight(t, 5.0)
     torch.testing.assert_close(v_form, torch.tensor([5 / 10, 1 / 2, 0.0]))
+    torch.testing.assert_close(NoiseSchedule(alphas, "sample").min_snr_weight(t, 5.0), v_form)
+
+
+def test_the_loss_of_a_predicted_picture_is_that_of_v() -> None:
+    schedule, _, _ = make("sample")
+    x0, noise = draws()
+    t = T.clamp(min=250)  # above, the weight is bounded
+    x_t, output = schedule.add_noise(x0, noise, t), x0 + 0.1 * noise.flip(0)
+    v_schedule, _, _ = make("v_prediction")
+    v = schedule.a(t) * schedule.to_noise(output, x_t, t) - schedule.s(t) * output
+    expected = (v - v_schedule.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
+    got = schedule.loss_weight(t) * (output - schedule.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "config",
     [
         {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
-        {"_class_name": "DDIMScheduler", **BETAS, "prediction_type": "sample"},
+        {"_class_name": "DDIMScheduler", **BETAS, "prediction_type": "flow"},
     ],
 )
 def test_other_processes_are_refused(config: dict[str, Any]) -> None:

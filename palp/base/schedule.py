@@ -12,7 +12,8 @@ from torch import Tensor
 
 from palp.errors import BaseLoadError
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+SMALLEST_S2 = 0.01  # bound of 1 / s² in weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +71,11 @@ class NoiseSchedule:
         x_t: Float[Tensor, "batch c h w"],
         t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch c h w"]:
-        """Native output as noise: itself, or a v + s x_t."""
+        """Native output as noise: itself, a v + s x_t, or (x_t − a x0) / s."""
         if self.prediction == "epsilon":
             return output
+        if self.prediction == "sample":
+            return (x_t - self.a(t) * output) / self.s(t)
         return self.a(t) * output + self.s(t) * x_t
 
     def to_x0(
@@ -81,18 +84,28 @@ class NoiseSchedule:
         x_t: Float[Tensor, "batch c h w"],
         t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch c h w"]:
-        """Native output as the clean estimate: (x_t − s noise) / a, or a x_t − s v (finite where a = 0)."""
+        """Native output as the clean estimate: (x_t − s noise) / a, a x_t − s v (finite where a = 0), or itself."""
         if self.prediction == "epsilon":
             return (x_t - self.s(t) * output) / self.a(t)
+        if self.prediction == "sample":
+            return output
         return self.a(t) * x_t - self.s(t) * output
 
     def target(
         self, x0: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch c h w"]:
-        """Regression target in native form: noise, or v = a noise − s x0."""
+        """Regression target in native form: noise, v = a noise − s x0, or x0."""
         if self.prediction == "epsilon":
             return noise
+        if self.prediction == "sample":
+            return x0
         return self.a(t) * noise - self.s(t) * x0
+
+    def loss_weight(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Weight of the native squared error in a loss: one; for x0, 1 / s², which makes it the squared error of v."""
+        if self.prediction == "sample":
+            return 1 / (1 - self.alphas_cumprod[t]).clamp(min=SMALLEST_S2)
+        return torch.ones_like(self.alphas_cumprod[t])
 
     def snr(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Signal-to-noise ratio a² / s²."""
@@ -100,7 +113,7 @@ class NoiseSchedule:
         return alphas / (1 - alphas)
 
     def min_snr_weight(self, t: Int[Tensor, " batch"], gamma: float) -> Float[Tensor, " batch"]:
-        """Weight of the native squared error: min(snr, γ) / snr for noise, min(snr, γ) / (snr + 1) for v.
+        """Factor on the loss: min(snr, γ) / snr for noise, min(snr, γ) / (snr + 1) for v, and for x0 weighed as v.
 
         Hang et al. 2023, arXiv 2303.09556. At snr = 0 the noise form takes its limit, one.
         """

@@ -67,6 +67,7 @@ class Objective:
             native, *at_photo = native_of(self._base, x_t, batch.t, *texts)
             draw = self._draw(batch, x_t, native)
             error = squared_error(native, schedule.target(batch.x0, batch.noise, batch.t))
+            error = schedule.loss_weight(batch.t) * error
             reconstruction = error.where(self._reconstructs, 0)
             guidance = self._guidance(draw, denoisers)
             prior = torch.zeros_like(error)
@@ -88,7 +89,7 @@ class Objective:
     def _draw(self, batch: Batch, x_t: Tensor, native: Tensor) -> Draw:
         schedule, t = self._base.schedule, batch.t
         a, weight = schedule.a(t), torch.ones(len(t), device=x_t.device)
-        if schedule.prediction == "v_prediction":
+        if schedule.prediction != "epsilon":  # the reconstruction loss is that of v
             weight = 1 / a.flatten().square().clamp(min=SMALLEST_A2)
         return Draw(
             x0=batch.x0,

@@ -68,7 +68,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Noise levels of Stable Diffusion, v-prediction. Latents exceed 1, so samples are never clipped."""
+    """Noise levels of Stable Diffusion; the denoiser predicts x0. Latents exceed 1, so samples are never clipped."""
     scheduler: DDIMScheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -76,7 +76,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
-        prediction_type="v_prediction",
+        prediction_type="sample",
         timestep_spacing="trailing",
         steps_offset=1,  # without effect at this spacing, and what diffusers' pipeline asks for
     )

@@ -57,14 +57,14 @@ def denoising_loss(
     hidden: Float[Tensor, "batch tokens dim"],
     weight: Float[Tensor, "batch c h w"],
 ) -> Float[Tensor, " batch"]:
-    """The v-prediction error, cell by cell weighted: one number a picture.
+    """The squared error of v from predicted x0, cell by cell weighted: one number a picture.
 
     All timesteps weigh the same. Min-SNR weights would all but silence the noisiest third, in which a caption decides
     what a picture shows: with 64 channels a cell, anything is visible through moderate noise.
     """
     output = model(schedule.add_noise(x0, noise, t), t, hidden).sample.float()
-    loss: Tensor = (weight * (output - schedule.target(x0, noise, t)) ** 2).mean(dim=(1, 2, 3))
-    return loss
+    error: Tensor = (weight * (output - schedule.target(x0, noise, t)) ** 2).mean(dim=(1, 2, 3))
+    return schedule.loss_weight(t) * error
 
 
 class DenoiserTraining:
