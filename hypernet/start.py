@@ -21,7 +21,7 @@ from hypernet.factors import Factors, products
 from hypernet.model import Hypernetwork
 from palp.adapter import Adapter, Site
 
-__all__ = ["mean_adapter", "start_from"]
+__all__ = ["mean_adapter", "start_from", "weighted_adapter"]
 
 LIMIT = 0.99  # quantile of the corpus' norms that no prediction exceeds
 FILL = 0.1  # size of directions beyond the corpus' own, as a share of its first
@@ -96,7 +96,16 @@ def _more(directions: Tensor, size: int, count: int, seed: int) -> Float[Tensor,
 
 
 def mean_adapter(adapters: Sequence[Adapter], rank: int) -> Adapter:
-    """The mean ΔW of adapters, exact up to its best approximation of this rank (alpha equals it).
+    """The mean ΔW of adapters, exact up to its best approximation of this rank.
+
+    Raises:
+        AdapterMismatchError: their specs differ.
+    """
+    return weighted_adapter(adapters, [1 / len(adapters)] * len(adapters), rank)
+
+
+def weighted_adapter(adapters: Sequence[Adapter], weights: Sequence[float], rank: int) -> Adapter:
+    """Σ weight · ΔW, exact up to its best approximation of this rank; alpha equals the rank.
 
     Raises:
         AdapterMismatchError: their specs differ.
@@ -106,9 +115,11 @@ def mean_adapter(adapters: Sequence[Adapter], rank: int) -> Adapter:
     for adapter in adapters:
         spec.check(adapter.spec)
     for site in spec.sites:
-        total = sum((adapter.delta_weight(site.name) for adapter in adapters), torch.zeros(()))
-        down[site.name], up[site.name] = _best(total / len(adapters), site, rank)
-    return Adapter(replace(spec, rank=rank, alpha=float(rank), dtype="float32"), down, up, {}, {"name": "mean"})
+        total = torch.zeros(site.out_features, site.in_features)
+        for adapter, weight in zip(adapters, weights, strict=True):
+            total += weight * adapter.delta_weight(site.name)
+        down[site.name], up[site.name] = _best(total, site, rank)
+    return Adapter(replace(spec, rank=rank, alpha=float(rank), dtype="float32"), down, up)
 
 
 def _best(delta: Float[Tensor, "out in"], site: Site, rank: int) -> tuple[Tensor, Tensor]:
