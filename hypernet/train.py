@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from hypernet.factors import Factors
 from hypernet.material import check_corpus, corpus_hash, split_prompts, started
 from hypernet.model import Hypernetwork, Prediction
 from hypernet.objective import Terms
+from hypernet.parameters import gradient_norms, parameter_groups, swapped
 from hypernet.prompts import encode_clean
 from hypernet.proxies import Proxies, measure
 from hypernet.settings import HyperSettings
@@ -87,14 +87,12 @@ class HyperTrainer:
         self._adapter = lru_cache(maxsize=CACHED)(corpus.adapter)
         hypernet = started(base, corpus, train, config, settings.seed)
         self._mean = Factors.stack([hypernet.mean()]).to(base.device)
-        half = base.dtype == torch.bfloat16 and base.device.type == "cuda"
-        self._accelerator = Accelerator(
+        self._accelerator = Accelerator(  # the base has its own arithmetic, and the network is small: float32
             cpu=base.device.type == "cpu",
-            mixed_precision="bf16" if half else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self._hypernet = hypernet.to(base.device)
-        optimizer = torch.optim.AdamW(_groups(self._hypernet, settings))
+        optimizer = torch.optim.AdamW(parameter_groups(self._hypernet, settings))
         self._model, self._optimizer = self._accelerator.prepare(self._hypernet, optimizer)
         self._set_up_stages(train, held)
         self._ema = {name: value.detach().clone() for name, value in self._hypernet.named_parameters()}
@@ -143,7 +141,7 @@ class HyperTrainer:
 
     def validate(self) -> Proxies:
         """The averaged weights on held-out prompts and subjects."""
-        with _swapped(self._hypernet, self._ema), self._validation_stage.attached():
+        with swapped(self._hypernet, self._ema), self._validation_stage.attached():
             batches = [self._validation_stage.samples(batch) for batch in self._validation]
             target = [self._target(batch) for batch in self._validation]
             return measure(self._validation_stage, batches, self._predicted, target, self._mean)
@@ -217,7 +215,7 @@ class HyperTrainer:
         guidance, target = (self._rule, self._recipe), self._target(batch)
         terms = Terms(self._stage, batch, prediction, target, self._mean, *guidance, self.settings)(weights)
         weighted = {name: weights[name] * term for name, term in terms.items()}
-        norms = _gradient_norms(weighted, prediction) if number % MEASURE_EVERY == 0 else {}
+        norms = gradient_norms(weighted, prediction) if number % MEASURE_EVERY == 0 else {}
         total = torch.stack(list(weighted.values())).sum()
         self._accelerator.backward(total)
         return {name: float(term) for name, term in terms.items()}, norms, float(total)
@@ -264,45 +262,6 @@ class HyperTrainer:
             "settings": json.dumps([asdict(self.config), self.settings.to_mapping()]),
             "corpus": corpus_hash(self.corpus),
         }
-
-
-def _groups(hypernet: Hypernetwork, settings: HyperSettings) -> list[dict[str, Any]]:
-    """Matrices with weight decay, the rest without, and the sites' scales with a rate of their own."""
-    gain = [hypernet.gain]
-    matrices = [p for name, p in hypernet.named_parameters() if p.ndim > 1 and not name.startswith("basis")]
-    rest = [p for p in hypernet.parameters() if not any(p is other for other in (*gain, *matrices))]
-    kinds = ((matrices, settings.lr, settings.weight_decay), (rest, settings.lr, 0.0), (gain, settings.lr_gain, 0.0))
-    return [{"params": p, "lr": lr, "peak": lr, "weight_decay": decay} for p, lr, decay in kinds]
-
-
-def _gradient_norms(weighted: Mapping[str, Tensor], prediction: Prediction) -> dict[str, float]:
-    """Norm of each term's gradient in what is predicted: which term pulls how hard."""
-    outputs = [*prediction.factors.tensors(), prediction.log_odds]
-    norms = {}
-    for name, term in weighted.items():
-        gradients = torch.autograd.grad(term, outputs, retain_graph=True, allow_unused=True)
-        squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
-        norms[name] = float(torch.stack(squares).sum().sqrt())
-    return norms
-
-
-class _swapped:
-    """Within, a network has other parameters; afterwards its own again, bit for bit."""
-
-    def __init__(self, hypernet: Hypernetwork, parameters: Mapping[str, Tensor]) -> None:
-        self._hypernet, self._others = hypernet, parameters
-
-    def __enter__(self) -> None:
-        self._own = {name: p.detach().clone() for name, p in self._hypernet.named_parameters()}
-        self._put(self._others)
-
-    def __exit__(self, *exception: object) -> None:
-        self._put(self._own)
-
-    @torch.no_grad()
-    def _put(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._hypernet.named_parameters():
-            parameter.copy_(values[name])
 
 
 def _parts(prompts: list[CorpusPrompt], size: int) -> list[list[CorpusPrompt]]:

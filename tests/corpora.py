@@ -15,9 +15,8 @@ from hypernet.start import start_from
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject, Split
-from palp.subjects import encode_pictures
 from tests.adapters import random_adapter
-from tests.training import pictures, subject_adapter
+from tests.training import subject_adapter
 
 CONFIG = HyperConfig(width=16, layers=1, heads=2, basis=3)
 STYLES, PLACES = ("sketch", "watercolor", "comic"), ("beach", "city", "forest")
@@ -54,10 +53,14 @@ def tiny_corpus(base: Base, size: float = 0.3) -> TinyCorpus:
             prompts.append(CorpusPrompt(key, text, {"style": style, "place": place}, key, split))
             adapters[key] = _adapter(spec, style, place, size)
     subjects = [
-        CorpusSubject(f"s{i}", word, encode_pictures(base, pictures(i)), subject_adapter(base, i), i == 2)
+        CorpusSubject(f"s{i}", word, _latents(base, i), subject_adapter(base, i).scaled(0.3), i == 2)
         for i, word in enumerate(("cat", "photo", "cap"))
     ]
     return TinyCorpus(base.fingerprint, spec, RECIPE, tuple(prompts), tuple(subjects), adapters)
+
+
+def _latents(base: Base, seed: int) -> Tensor:
+    return torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _adapter(spec: AdapterSpec, style: str, place: str, size: float) -> Adapter:

@@ -21,7 +21,7 @@ from palp.errors import InputError
 from palp.guidance import find_rule
 from tests.adapters import merged, random_adapter
 from tests.corpora import TinyCorpus, regauged, tiny_corpus
-from tests.tiny import tiny_base
+from tests.light import light_base
 
 CLOSE = {"rtol": 2e-3, "atol": 1e-4}  # float32, differences of squares
 NETWORK = {"rtol": 1e-2, "atol": 1e-4}  # the same, through the denoiser
@@ -29,12 +29,12 @@ NETWORK = {"rtol": 1e-2, "atol": 1e-4}  # the same, through the denoiser
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    return tiny_base("sd2-v")
+    return light_base()
 
 
 @pytest.fixture(scope="module")
 def corpus(base: Base) -> TinyCorpus:
-    return tiny_corpus(base, size=0.1)
+    return tiny_corpus(base)
 
 
 def some(corpus: TinyCorpus, first: int, count: int = 3) -> list[Adapter]:
