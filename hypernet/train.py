@@ -218,7 +218,7 @@ class HyperTrainer:
         norms = gradient_norms(weighted, prediction) if number % MEASURE_EVERY == 0 else {}
         total = torch.stack(list(weighted.values())).sum()
         self._accelerator.backward(total)
-        return {name: float(term) for name, term in terms.items()}, norms, float(total)
+        return {name: float(term.detach()) for name, term in terms.items()}, norms, float(total.detach())
 
     def _validated(self) -> Proxies:
         """Validate, and keep the weights if they are the best so far."""
