@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from safetensors.torch import save as serialize
@@ -36,12 +36,10 @@ def save_lora(adapter: Adapter, path: Path, layout: LoraFormat) -> None:
         layout: "diffusers" is our own file, which diffusers reads as it is.
 
     Raises:
-        InputError: a layout of no known name, or learned words, which only our own file can hold.
+        InputError: the adapter has learned words, which only our own file can hold.
         AdapterFileError: a value is not finite.
         OutputError: it could not be written.
     """
-    if layout not in get_args(LoraFormat):
-        raise InputError(f"there is no adapter file {layout!r}: choose one of {', '.join(get_args(LoraFormat))}")
     if layout == "diffusers":
         adapter.save(path)
         return

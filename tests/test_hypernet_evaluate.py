@@ -72,12 +72,11 @@ def flat(adapter: Adapter | None) -> Tensor:
     return torch.cat([adapter.delta_weight(site.name).flatten() for site in adapter.spec.sites])
 
 
-def test_ridge_finds_what_is_linear_in_the_text(cast: Cast, corpus: TinyCorpus) -> None:
+def test_ridge_finds_what_is_linear_in_the_text(cast: Cast) -> None:
     """Adapters are sums over words, as are the light base's text means: ridge must beat the mean."""
-    subject = corpus.subjects[2]
     for prompt in cast.held:
         oracle, mean = flat(cast.oracle(prompt.key)), flat(cast.mean)
-        ridge = flat(cast.ridge(prompt, subject.class_word))
+        ridge = flat(cast.ridge(prompt, "cat"))
         assert float((ridge - oracle).norm()) < 0.95 * float((mean - oracle).norm())
 
 
@@ -88,7 +87,7 @@ def test_the_multi_prompt_and_refined_rivals_are_trained(base: Base, corpus: Tin
         steps.append(done)
 
     multi = multi_prompt_adapter(base, corpus, cast.train, 2, report)
-    assert multi.spec == corpus.spec or multi.spec.rank == corpus.spec.rank
+    assert multi.spec == corpus.spec
     assert steps == [1, 2]
     refined = refined_adapters(cast.predictor, corpus, cast.held, 1, report)
     for prompt in cast.held:

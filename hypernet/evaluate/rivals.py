@@ -12,7 +12,7 @@ from palp.adapter import Adapter
 from palp.base import Base
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
 from palp.learn import Report
-from palp.train import Job, JobSubject, Trainer
+from palp.train import Job, JobSubject, Trainer, TrainSettings
 
 __all__ = ["multi_prompt_adapter", "refined_adapters"]
 
@@ -25,7 +25,7 @@ def multi_prompt_adapter(
     """One adapter trained by the corpus' recipe on all these prompts at once, a picture of one of them a sample."""
     members = tuple(member for prompt in prompts for member in _members(corpus, prompt))
     job = Job(members, _rule(corpus), SEED, "all prompts")
-    trainer = Trainer(base, [job], replace(recipe_settings(corpus.recipe), steps=steps))
+    trainer = Trainer(base, [job], _settings(corpus, steps))
     _run(trainer, report)
     return trainer.adapters()[0]
 
@@ -35,8 +35,7 @@ def refined_adapters(
 ) -> dict[str, Adapter]:
     """By prompt key: the prediction as the first weights of so many steps of the corpus' recipe."""
     jobs = [Job(_members(corpus, prompt), _rule(corpus), SEED, prompt.key) for prompt in prompts]
-    settings = replace(recipe_settings(corpus.recipe), steps=steps, warmup=0)
-    trainer = Trainer(predictor.base, jobs, settings)
+    trainer = Trainer(predictor.base, jobs, replace(_settings(corpus, steps), warmup=0))
     words = [job.subjects[0].class_word for job in jobs]
     predicted = predictor.predict([prompt.text for prompt in prompts], words)
     predicted.factors.write(trainer.bank, list(range(len(jobs))))
@@ -53,6 +52,12 @@ def _member(prompt: CorpusPrompt, subject: CorpusSubject) -> JobSubject:
     word = min(subject.adapter.placeholders, default="[V]")
     texts = prompts_of(prompt.text, subject.class_word)
     return JobSubject(subject.latents, texts, word, subject.class_word, subject.adapter)
+
+
+def _settings(corpus: Corpus, steps: int) -> TrainSettings:
+    """The recipe, with the rank and alpha that the corpus' adapters really have."""
+    spec = corpus.spec
+    return replace(recipe_settings(corpus.recipe), steps=steps, rank=spec.rank, lora_alpha=spec.alpha)
 
 
 def _rule(corpus: Corpus) -> str:

@@ -25,7 +25,7 @@ __all__ = ["REQUIRED", "ROWS", "Cast", "Row"]
 
 WIDER = 4  # mean and ridge adapters have so many times the corpus' rank
 TEXT_DIRECTIONS = 16  # principal components of the text that the ridge regression sees
-RIDGE = 1.0  # its penalty, as a share of the mean variance
+RIDGE = 0.3  # its penalty, as a share of a component's mean sum of squares
 CHUNK = 64  # prompts in one call of the text encoder
 
 
@@ -63,7 +63,7 @@ class Cast:
         _, _, directions = torch.linalg.svd(known - centre, full_matrices=False)
         z = (known - centre) @ directions[:TEXT_DIRECTIONS].T
         x = (self._text(prompt, class_word) - centre) @ directions[:TEXT_DIRECTIONS].T
-        penalty = RIDGE * z.square().mean(0).mean() * torch.eye(z.shape[1], dtype=z.dtype)
+        penalty = RIDGE * z.square().sum(0).mean() * torch.eye(z.shape[1], dtype=z.dtype)
         weights = z @ torch.linalg.solve(z.T @ z + penalty, x)  # they add up to zero: z is centred
         adapters = [self.oracle(known_prompt.key) for known_prompt in self.train]
         return weighted_adapter(adapters, (weights + 1 / len(weights)).tolist(), WIDER * self.corpus.spec.rank)
