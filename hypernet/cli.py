@@ -1,5 +1,12 @@
-"""The `palp-hyper` command: the commands of `palp.cli`, to which the hypernetwork will add its `train`."""
+"""The `palp-hyper` command: the commands of `palp.cli`, and those of the hypernetwork."""
 
+from hypernet.commands.evaluate import evaluate_hypernet
+from hypernet.commands.export import export
+from hypernet.commands.train import train
 from palp.cli import app
 
 __all__ = ["app"]
+
+app.command("train")(train)
+app.command("evaluate-hypernet")(evaluate_hypernet)
+app.command("export")(export)

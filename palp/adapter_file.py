@@ -24,7 +24,7 @@ from palp.adapter import Adapter, AdapterSpec, Site, check_placeholder
 from palp.atomic import atomic_write
 from palp.errors import AdapterFileError, PalpError
 
-__all__ = ["FORMAT_VERSION", "export", "read", "write"]
+__all__ = ["FORMAT_VERSION", "export", "read", "spec_from_json", "write"]
 
 FORMAT_VERSION = 1
 Placeholders = dict[str, dict[str, Tensor]]
@@ -127,8 +127,17 @@ def _spec(header: Mapping[str, str], path: Path) -> AdapterSpec:
         raise AdapterFileError(
             f"{path} has format version {version}, and only {FORMAT_VERSION} can be read: update palp-hyper"
         )
+    return spec_from_json(header.get("palp.spec", ""), path)
+
+
+def spec_from_json(text: str, path: Path) -> AdapterSpec:
+    """The spec in a header: `json.dumps(asdict(spec))`.
+
+    Raises:
+        AdapterFileError: it cannot be read, or names what cannot be a layer; `path` is the file it came from.
+    """
     try:
-        fields = json.loads(header["palp.spec"])
+        fields = json.loads(text)
         sites = tuple(
             Site(str(site["name"]), int(site["in_features"]), int(site["out_features"]))
             for site in fields["sites"]

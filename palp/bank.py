@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +63,7 @@ class AdapterBank(nn.Module):
         }  # a plain dict: no submodules
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._routing: _Routing | None = None
+        self._lent: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for site in spec.sites:
             layer = self._layers[site.name]
@@ -113,6 +114,27 @@ class AdapterBank(nn.Module):
         finally:
             self._routing = before
 
+    @contextmanager
+    def lend(
+        self, down: Mapping[str, Float[Tensor, "slots rank in"]], up: Mapping[str, Float[Tensor, "slots out rank"]]
+    ) -> Iterator[None]:
+        """Inside the block the slots hold these tensors, by site, and not the bank's own.
+
+        They may have a history: what a network predicts then gets its gradients through the denoiser.
+        """
+        before = self._lent
+        self._lent = (down, up)
+        try:
+            yield
+        finally:
+            self._lent = before
+
+    def _factors(self, site: str) -> tuple[Tensor, Tensor]:
+        if self._lent is not None:
+            down, up = self._lent
+            return down[site], up[site]
+        return self.down[key(site)], self.up[key(site)]
+
     def _plan(self, slots: Tensor, scale: Tensor | float) -> _Routing:
         wanted = slots.tolist()
         if not wanted or not all(0 <= slot < self.slots for slot in wanted):
@@ -143,7 +165,7 @@ class AdapterBank(nn.Module):
                     f"{self._routing.batch} samples are routed, and the batch has {len(x)}: "
                     "route one slot a sample"
                 )
-            down, up = self.down[key(site)], self.up[key(site)]
+            down, up = self._factors(site)
             return output + _delta(x.to(output.dtype), down, up, self._routing)
 
         return add_delta
@@ -197,7 +219,7 @@ class AdapterBank(nn.Module):
         memo[id(self)] = twin
         nn.Module.__init__(twin)
         twin.spec, twin.slots, twin._layers = self.spec, self.slots, self._layers
-        twin._handles, twin._routing = [], None
+        twin._handles, twin._routing, twin._lent = [], None, None
         twin.down, twin.up = copy.deepcopy(self.down, memo), copy.deepcopy(self.up, memo)
         return twin
 

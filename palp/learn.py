@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 from palp.base import Base
 from palp.compose import compose
 from palp.draw import Picture, Sampling, draw
-from palp.errors import InputError
+from palp.logs import open_logs
 from palp.recipes import guidance_scale
 from palp.runs import RunFolder, open_run
 from palp.sheets import contact_sheet, save_png, to_images
@@ -69,7 +68,7 @@ def learn(
         return run
     watch = watch or Watch()
     trainer = Trainer(base, [job], settings)
-    with _logs(watch.tensorboard) as log:
+    with open_logs(watch.tensorboard) as log:
         run = open_run(out, asked)  # from here on there are files
         for subject in subjects:
             _keep_pictures(run, subject)
@@ -134,17 +133,6 @@ def _draw_sheet(trainer: Trainer, path: Path) -> None:
 def _keep_pictures(run: RunFolder, subject: Subject) -> None:
     for number, image in enumerate(to_images(subject.pictures), start=1):
         save_png(image, run.pictures(subject.placeholder) / f"{number:03d}.png")
-
-
-def _logs(folder: Path | None) -> AbstractContextManager[Any]:
-    if folder is None:
-        return nullcontext()
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError("logs for tensorboard need its package: pip install tensorboard") from error
-    writer: AbstractContextManager[Any] = SummaryWriter(str(folder))
-    return writer
 
 
 def _log(log: Any, step: Step) -> None:

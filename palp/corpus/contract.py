@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -52,6 +52,7 @@ class CorpusSubject:
     held_out: bool
 
 
+@runtime_checkable
 class Corpus(Protocol):
     """A corpus that is complete and verified, read lazily."""
 

@@ -51,3 +51,26 @@ def estimate(
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(array.mean()), float(low), float(high), len(array))
+
+
+def ratio(
+    numerators: NDArray[np.float64],
+    denominators: NDArray[np.float64],
+    clusters: Sequence[Hashable],
+    seed: int = 0,
+) -> Estimate:
+    """Σ numerators / Σ denominators with a percentile bootstrap interval; both are resampled together, by cluster.
+
+    Where a resampled denominator is about zero the ratio is wild, and so is the interval: it says so itself.
+    """
+    keys = np.unique([str(cluster) for cluster in clusters], return_inverse=True)[1]
+    tops, bottoms = np.bincount(keys, weights=numerators), np.bincount(keys, weights=denominators)
+    draws = np.random.default_rng(seed).integers(0, len(tops), (RESAMPLES, len(tops)))
+    ratios = tops[draws].sum(axis=1) / _not_zero(bottoms[draws].sum(axis=1))
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    value = numerators.sum() / _not_zero(np.asarray(denominators.sum()))
+    return Estimate(float(value), float(low), float(high), len(numerators))
+
+
+def _not_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(values) < 1e-9, 1e-9, values)

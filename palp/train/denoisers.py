@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,9 @@ from torch import Tensor
 from palp.bank import AdapterBank
 from palp.base import Base, TextState
 from palp.guidance import Prompt
-from palp.train.words import PromptStates
+
+States: TypeAlias = Callable[[Prompt, Int[Tensor, "rows"]], TextState]
+"""The text states of a prompt for samples that show these subjects; `palp.train.words.PromptStates` is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class BankDenoisers:
     """
 
     model: Base
-    states: PromptStates
+    states: States
     subjects: Int[Tensor, "rows"]
     trained: Route
     frozen: Route | None

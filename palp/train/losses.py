@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from palp.base import Base, TextState
+from palp.base import Base, NoiseSchedule, TextState
 from palp.guidance import Draw, Rule, find_rule
 from palp.guidance.terms import squared_error
 from palp.train.denoisers import BankDenoisers, native_of
@@ -65,7 +65,7 @@ class Objective:
             texts.append(denoisers.states("photo", denoisers.subjects))
         with denoisers.as_student(len(texts)):
             native, *at_photo = native_of(self._base, x_t, batch.t, *texts)
-            draw = self._draw(batch, x_t, native)
+            draw = draw_of(schedule, batch, x_t, native)
             error = squared_error(native, schedule.target(batch.x0, batch.noise, batch.t))
             error = schedule.loss_weight(batch.t) * error
             reconstruction = error.where(self._reconstructs, 0)
@@ -86,25 +86,6 @@ class Objective:
         order = torch.cat([group.rows for group in self._groups if group.rows is not None])
         return TextState.cat(parts)[order.argsort()]
 
-    def _draw(self, batch: Batch, x_t: Tensor, native: Tensor) -> Draw:
-        schedule, t = self._base.schedule, batch.t
-        a, weight = schedule.a(t), torch.ones(len(t), device=x_t.device)
-        if schedule.prediction != "epsilon":  # the reconstruction loss is that of v
-            weight = 1 / a.flatten().square().clamp(min=SMALLEST_A2)
-        return Draw(
-            x0=batch.x0,
-            noise=batch.noise,
-            fresh_noise=batch.fresh_noise,
-            x_t=x_t,
-            t=t,
-            timesteps=len(schedule),
-            a=a,
-            s=schedule.s(t),
-            weight=weight,
-            pred=schedule.to_noise(native, x_t, t),
-            x0_pred=schedule.to_x0(native.detach(), x_t, t),
-        )
-
     def _guidance(self, draw: Draw, denoisers: BankDenoisers) -> Float[Tensor, "rows"]:
         """Each sample's loss by its job's rule, one rule after the other."""
         total = torch.zeros(len(draw.t), device=draw.pred.device)
@@ -122,6 +103,27 @@ class Objective:
             total = total * self._base.schedule.min_snr_weight(t, settings.min_snr)
         terms = (total, reconstruction.detach(), guidance.detach(), prior.detach())
         return Losses(*(term.view(len(self._jobs), -1).mean(1) for term in terms))
+
+
+def draw_of(schedule: NoiseSchedule, batch: Batch, x_t: Tensor, native: Tensor) -> Draw:
+    """What rules look at, from the student's native output at x_t."""
+    t = batch.t
+    a, weight = schedule.a(t), torch.ones(len(t), device=x_t.device)
+    if schedule.prediction != "epsilon":  # the reconstruction loss is that of v
+        weight = 1 / a.flatten().square().clamp(min=SMALLEST_A2)
+    return Draw(
+        x0=batch.x0,
+        noise=batch.noise,
+        fresh_noise=batch.fresh_noise,
+        x_t=x_t,
+        t=t,
+        timesteps=len(schedule),
+        a=a,
+        s=schedule.s(t),
+        weight=weight,
+        pred=schedule.to_noise(native, x_t, t),
+        x0_pred=schedule.to_x0(native.detach(), x_t, t),
+    )
 
 
 def _groups(jobs: Sequence[Job], batch: int) -> list[Group]:

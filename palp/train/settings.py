@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from palp.errors import InputError
+from palp.settings import from_mapping
 
 __all__ = ["TrainSettings"]
 
@@ -83,10 +83,7 @@ class TrainSettings:
         Raises:
             InputError: a name that is no setting, a value of another type, or out of its range.
         """
-        known = {field.name: str(field.type) for field in fields(cls)}
-        if unknown := sorted(values.keys() - known.keys()):
-            raise InputError(f"there is no setting {unknown[0]!r}: choose from {', '.join(known)}")
-        return cls(**{name: _typed(name, value, known[name]) for name, value in values.items()})
+        return from_mapping(cls, values)
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON and YAML."""
@@ -100,17 +97,3 @@ class TrainSettings:
             return 1.0
         progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def _typed(name: str, value: Any, annotation: str) -> Any:
-    """The value if its type is the field's; whole numbers and "1e-4", text in YAML, become floats."""
-    if value is None and "None" in annotation:
-        return None
-    kinds = {"float": float, "int": int, "bool": bool, "str": str}
-    kind = next(kind for prefix, kind in kinds.items() if annotation.startswith(prefix))
-    if type(value) is kind:
-        return value
-    if kind is float and not isinstance(value, bool):
-        with suppress(TypeError, ValueError):
-            return float(value)
-    raise InputError(f"the setting {name} is {value!r}, and must be of type {annotation.split(' |')[0]}")

@@ -1,0 +1,1 @@
+"""The commands that `palp-hyper` gets from the hypernetwork, one module each."""

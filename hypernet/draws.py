@@ -1,0 +1,87 @@
+"""What each step draws: prompts, subjects, pictures, timesteps and noise, from the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from palp.corpus import CorpusPrompt, CorpusSubject
+
+__all__ = ["Draws", "HyperBatch"]
+
+
+@dataclass(frozen=True, eq=False)
+class HyperBatch:
+    """The samples of a step, those of a prompt side by side.
+
+    Args:
+        prompts: of the step; all different.
+        class_words: what fills [V] in what the hypernetwork reads, one a prompt.
+        rows: the prompt of each sample, by position in `prompts`.
+        subjects: the subject of each sample, by position in the stage's.
+        x0, noise, fresh_noise: latents and two draws of unit noise.
+        t: timesteps.
+    """
+
+    prompts: Sequence[CorpusPrompt]
+    class_words: Sequence[str]
+    rows: Int[Tensor, "rows"]
+    subjects: Int[Tensor, "rows"]
+    x0: Float[Tensor, "rows c h w"]
+    noise: Float[Tensor, "rows c h w"]
+    fresh_noise: Float[Tensor, "rows c h w"]
+    t: Int[Tensor, "rows"]
+
+
+class Draws:
+    """Batches from some prompts and subjects.
+
+    Args:
+        prompts, subjects: to draw from.
+        t_range: timesteps, from the first up to below the second.
+        device: of the batches.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[CorpusPrompt],
+        subjects: Sequence[CorpusSubject],
+        t_range: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self._prompts, self._subjects, self._t_range, self._device = prompts, subjects, t_range, device
+
+    def draw(self, key: Sequence[int], prompts: int, samples: int) -> HyperBatch:
+        """A batch of so many prompts, or all if there are fewer, the same whenever it is drawn with this key."""
+        random = np.random.default_rng([*key])
+        count = min(prompts, len(self._prompts))
+        chosen = random.choice(len(self._prompts), count, replace=False)
+        return self._fill([self._prompts[i] for i in chosen], samples, random)
+
+    def of(self, key: Sequence[int], prompts: Sequence[CorpusPrompt], samples: int) -> HyperBatch:
+        """A batch of these prompts."""
+        return self._fill(prompts, samples, np.random.default_rng([*key]))
+
+    def _fill(self, prompts: Sequence[CorpusPrompt], samples: int, random: np.random.Generator) -> HyperBatch:
+        n = len(prompts) * samples
+        subjects = random.integers(len(self._subjects), size=n)
+        pictures = [int(random.integers(len(self._subjects[i].latents))) for i in subjects]
+        pairs = zip(subjects, pictures, strict=True)
+        x0 = torch.stack([self._subjects[i].latents[picture] for i, picture in pairs]).float()
+        noise, fresh = (torch.from_numpy(random.standard_normal(x0.shape, dtype=np.float32)) for _ in range(2))
+        t = torch.from_numpy(random.integers(*self._t_range, size=n))
+        return HyperBatch(
+            prompts,
+            [self._subjects[i].class_word for i in subjects[::samples]],
+            torch.arange(len(prompts)).repeat_interleave(samples),
+            torch.from_numpy(subjects),
+            x0.to(self._device),
+            noise.to(self._device),
+            fresh.to(self._device),
+            t.to(self._device),
+        )

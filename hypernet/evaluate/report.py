@@ -1,0 +1,69 @@
+"""What an evaluation of a hypernetwork writes: `hypernet-NAME.json` and the plane of alignment and likeness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hypernet.evaluate.rows import ROWS, Cast, stacked
+from hypernet.evaluate.study import HyperStudy, RowScores
+from hypernet.evaluate.summary import figures, means
+from hypernet.evaluate.timing import timings
+from hypernet.evaluate.weights import weight_measures
+from hypernet.factors import Factors
+from palp.corpus import CorpusPrompt
+from palp.evaluate.plots import plane
+from palp.evaluate.results import Row, rows_as_json, write_results
+from palp.sheets import save_png
+
+__all__ = ["write_report"]
+
+SCALING = ("subject", "subject_0.8", "subject_0.6")  # the line that scaling the subject down draws
+COMPARED = 256  # training adapters that the weight side looks at, at most
+
+
+def write_report(study: HyperStudy, path: Path, image: Path, made_by: str, settings: dict[str, Any]) -> dict[str, Row]:
+    """Draw, score and write; returns the rows over all held-out prompts.
+
+    Raises:
+        InputError: a control is missing.
+    """
+    names = [name for name in ROWS if name != "refined" or study.cast.refined]
+    scores: dict[str, RowScores] = {name: study.scores(name) for name in names}
+    clusters = study.per_picture([prompt.cluster for prompt in study.prompts])
+    splits = np.array(study.per_picture([prompt.split for prompt in study.prompts]))
+    everything = np.ones(len(splits), dtype=bool)
+    rows = means(scores, clusters, everything)
+    found = {
+        **figures(scores, clusters, everything),
+        **timings(study.cast.predictor, study.cast.corpus, study.prompts[0]),
+    }
+    if "refined" in scores:
+        ahead = figures(scores, clusters, everything)
+        found["refine_20_vs_palp"] = ahead["G_refined"]
+    by_split = {}
+    for split in dict.fromkeys(splits.tolist()):
+        kept = splits == split
+        by_split[split] = rows_as_json(means(scores, clusters, kept) | {"figures": figures(scores, clusters, kept)})
+    more = {
+        **{name: value.as_json() for name, value in found.items()},
+        "second_judge": rows_as_json({"text": figures(scores, clusters, everything, "text")})["text"],
+        "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
+        "by_novelty": by_split,
+    }
+    write_results(path, rows, made_by, settings, more)
+    points = {ROWS[name].label: (row["alignment"], row["subject"]) for name, row in rows.items()}
+    line = [ROWS[name].label for name in SCALING]
+    save_png(plane(points, line, ("alignment with the prompt", "likeness to the subject")), image)
+    return rows
+
+
+def _weights(cast: Cast, prompts: Sequence[CorpusPrompt]) -> Row:
+    word = next(subject.class_word for subject in cast.corpus.subjects if subject.held_out)
+    predicted, oracle = stacked(cast, prompts, word)
+    chosen = cast.train[:: max(1, len(cast.train) // COMPARED)][:COMPARED]
+    training = Factors.stack([cast.oracle(prompt.key) for prompt in chosen])
+    return weight_measures(predicted, oracle, training, [prompt.cluster for prompt in prompts])

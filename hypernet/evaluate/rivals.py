@@ -1,0 +1,69 @@
+"""What must be trained for the table: one adapter for all prompts, and predictions trained on for a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hypernet.predict import Predictor
+from hypernet.prompts import prompts_of
+from hypernet.stage import recipe_settings
+from palp.adapter import Adapter
+from palp.base import Base
+from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
+from palp.learn import Report
+from palp.train import Job, JobSubject, Trainer, TrainSettings
+
+__all__ = ["multi_prompt_adapter", "refined_adapters"]
+
+SEED = 0
+
+
+def multi_prompt_adapter(
+    base: Base, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int, report: Report
+) -> Adapter:
+    """One adapter trained by the corpus' recipe on all these prompts at once, a picture of one of them a sample."""
+    members = tuple(member for prompt in prompts for member in _members(corpus, prompt))
+    job = Job(members, _rule(corpus), SEED, "all prompts")
+    trainer = Trainer(base, [job], _settings(corpus, steps))
+    _run(trainer, report)
+    return trainer.adapters()[0]
+
+
+def refined_adapters(
+    predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int, report: Report
+) -> dict[str, Adapter]:
+    """By prompt key: the prediction as the first weights of so many steps of the corpus' recipe."""
+    jobs = [Job(_members(corpus, prompt), _rule(corpus), SEED, prompt.key) for prompt in prompts]
+    trainer = Trainer(predictor.base, jobs, replace(_settings(corpus, steps), warmup=0))
+    words = [job.subjects[0].class_word for job in jobs]
+    predicted = predictor.predict([prompt.text for prompt in prompts], words)
+    predicted.factors.write(trainer.bank, list(range(len(jobs))))
+    _run(trainer, report)
+    return {prompt.key: adapter for prompt, adapter in zip(prompts, trainer.adapters(), strict=True)}
+
+
+def _members(corpus: Corpus, prompt: CorpusPrompt) -> tuple[JobSubject, ...]:
+    """The prompt over every training subject."""
+    return tuple(_member(prompt, subject) for subject in corpus.subjects if not subject.held_out)
+
+
+def _member(prompt: CorpusPrompt, subject: CorpusSubject) -> JobSubject:
+    word = min(subject.adapter.placeholders, default="[V]")
+    texts = prompts_of(prompt.text, subject.class_word)
+    return JobSubject(subject.latents, texts, word, subject.class_word, subject.adapter)
+
+
+def _settings(corpus: Corpus, steps: int) -> TrainSettings:
+    """The recipe, with the rank and alpha that the corpus' adapters really have."""
+    spec = corpus.spec
+    return replace(recipe_settings(corpus.recipe), steps=steps, rank=spec.rank, lora_alpha=spec.alpha)
+
+
+def _rule(corpus: Corpus) -> str:
+    return str(corpus.recipe.get("rule", "composed"))
+
+
+def _run(trainer: Trainer, report: Callable[[int, int, float], None]) -> None:
+    for step in trainer.run():
+        report(step.number + 1, trainer.settings.steps, float(step.losses.loss.mean()))

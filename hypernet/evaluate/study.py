@@ -1,0 +1,102 @@
+"""Drawing and scoring the rows; each row's scores are kept, so that a killed evaluation goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypernet.evaluate.judge import METRICS, Judge, PictureScores
+from hypernet.evaluate.rows import ROWS, Cast, Row
+from palp.adapter import Adapter
+from palp.atomic import write_json
+from palp.base import Base
+from palp.compose import compose
+from palp.corpus import CorpusPrompt, CorpusSubject
+from palp.draw import Picture, Sampling, draw
+from palp.evaluate.shelf import Bar
+
+__all__ = ["HyperStudy", "RowScores"]
+
+RowScores = dict[str, NDArray[np.float64]]
+"""One number a picture by metric: by prompt, then subject, then seed."""
+
+
+class HyperStudy:
+    """Held-out prompts on held-out subjects.
+
+    Args:
+        cast: whose adapters are compared.
+        judge: scores the pictures.
+        prompts: held-out prompts to draw.
+        seeds: pictures of each prompt and subject.
+        sampling: how to draw.
+        folder: of the scores.
+        identity: of the hypernetwork, so that another one's scores are not taken for its own.
+    """
+
+    def __init__(
+        self,
+        cast: Cast,
+        judge: Judge,
+        prompts: Sequence[CorpusPrompt],
+        seeds: int,
+        sampling: Sampling,
+        folder: Path,
+        identity: str,
+        bar: Bar,
+    ) -> None:
+        self.cast, self._judge, self.prompts, self.seeds = cast, judge, list(prompts), seeds
+        self.sampling, self._folder, self._bar = sampling, folder, bar
+        self.subjects = [subject for subject in cast.corpus.subjects if subject.held_out]
+        self._identity = [identity, [p.key for p in prompts], [s.name for s in self.subjects], seeds, asdict(sampling)]
+
+    @property
+    def base(self) -> Base:
+        """On which everything is drawn."""
+        return self.cast.predictor.base
+
+    def pairs(self) -> list[tuple[CorpusPrompt, CorpusSubject]]:
+        """What is drawn, in the order of the scores; each `seeds` times."""
+        return [(prompt, subject) for prompt in self.prompts for subject in self.subjects]
+
+    def per_picture(self, values: Sequence[Any]) -> list[Any]:
+        """One value a picture from one a prompt."""
+        return [value for value in values for _ in range(len(self.subjects) * self.seeds)]
+
+    def scores(self, name: str) -> RowScores:
+        """Every metric of every picture of a row; drawn if they are not in the folder."""
+        key = hashlib.sha256(json.dumps([name, *self._identity]).encode()).hexdigest()[:16]
+        path = self._folder / f"{name}-{key}.json"
+        if not path.is_file():
+            with self._bar(f"drawing {ROWS[name].label}") as report:
+                records = []
+                for done, (prompt, subject) in enumerate(self.pairs(), start=1):
+                    records.append(self._score(ROWS[name], prompt, subject))
+                    report(done, len(self.pairs()), 0.0)
+            write_json(path, records)
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        return {metric: np.concatenate([np.asarray(part[metric], float) for part in parts]) for metric in METRICS}
+
+    def _score(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> PictureScores:
+        adapter = self._sum(row, prompt, subject)
+        word = min(subject.adapter.placeholders, default="[V]")
+        texts = [prompt.text] * self.seeds + [f"a photo of {word}"] * self.seeds
+        pictures = [Picture(text, i % self.seeds, adapter) for i, text in enumerate(texts)]
+        on_prompt, on_photo = draw(self.base, pictures, self.sampling).split(self.seeds)
+        return {
+            **self._judge.on_prompt(on_prompt, prompt, subject),
+            **self._judge.on_photo(on_photo, subject),
+        }
+
+    def _sum(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapter:
+        """The subject's adapter and the row's, added up."""
+        extra = row.adapter(self.cast, prompt, subject)
+        parts = [(subject.adapter, row.subject_scale)]
+        return compose(parts if extra is None else [*parts, (extra, 1.0)])

@@ -1,0 +1,75 @@
+"""From one number a picture to the tables: means, G and S, by what is new about a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypernet.evaluate.judge import METRICS
+from hypernet.evaluate.rows import REQUIRED
+from hypernet.evaluate.study import RowScores
+from palp.errors import InputError
+from palp.evaluate.intervals import Estimate, estimate, ratio
+from palp.evaluate.results import Row
+
+__all__ = ["check_rows", "figures", "means"]
+
+SCORE = "alignment"  # of which G and S are
+
+
+def check_rows(rows: Mapping[str, object]) -> None:
+    """Raise InputError unless the controls are there: no figure is shown without the mean and the neighbour."""
+    if missing := [name for name in REQUIRED if name not in rows]:
+        raise InputError(f"the table lacks the row {missing[0]}: measure {', '.join(REQUIRED)} together")
+
+
+def means(scores: Mapping[str, RowScores], clusters: Sequence[str], kept: NDArray[np.bool_]) -> dict[str, Row]:
+    """Mean of every metric of every row, over the pictures kept, with intervals by prompt cluster.
+
+    Raises:
+        InputError: a control is missing.
+    """
+    check_rows(scores)
+    own = [cluster for cluster, keep in zip(clusters, kept, strict=True) if keep]
+    return {
+        name: {metric: estimate(values[metric][kept], own) for metric in METRICS} for name, values in scores.items()
+    }
+
+
+def figures(
+    scores: Mapping[str, RowScores], clusters: Sequence[str], kept: NDArray[np.bool_], metric: str = SCORE
+) -> dict[str, Estimate]:
+    """G of every row and S, with their parts.
+
+    G = (row − subject) / (oracle − subject), S = (predicted − other) / (predicted − subject), each a ratio of sums
+    over pictures, with intervals by prompt cluster. Numerators and denominators are there too: of a small
+    denominator nothing follows. subject_fidelity_ratio: predicted / oracle, of the subject's likeness at the prompt.
+
+    Raises:
+        InputError: a control is missing.
+    """
+    check_rows(scores)
+    own = [cluster for cluster, keep in zip(clusters, kept, strict=True) if keep]
+
+    def of(name: str, what: str = metric) -> NDArray[np.float64]:
+        return scores[name][what][kept]
+
+    room = of("oracle") - of("subject")
+    found = {"G": ratio(of("predicted") - of("subject"), room, own), "G_denominator": estimate(room, own)}
+    found["G_numerator"] = estimate(of("predicted") - of("subject"), own)
+    for name in scores:
+        if name not in ("subject", "oracle", "predicted"):
+            found[f"G_{NAMES.get(name, name)}"] = ratio(of(name) - of("subject"), room, own)
+    if "other" in scores:
+        gain = of("predicted") - of("other")
+        found["S"], found["S_numerator"] = ratio(gain, of("predicted") - of("subject"), own), estimate(gain, own)
+    found["subject_fidelity_ratio"] = ratio(of("predicted", "subject"), of("oracle", "subject"), own)
+    found["photo_fidelity_ratio"] = ratio(of("predicted", "subject_on_photo"), of("oracle", "subject_on_photo"), own)
+    found["diversity_ratio"] = ratio(of("predicted", "diversity"), of("subject", "diversity"), own)
+    return found
+
+
+NAMES = {"mean": "mean_adapter", "neighbour": "nearest_neighbour", "other": "shuffled"}
+"""Rows that results files call otherwise."""

@@ -1,0 +1,117 @@
+"""The loss of a step, term by term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hypernet import losses
+from hypernet.draws import HyperBatch
+from hypernet.factors import Factors
+from hypernet.model import Prediction
+from hypernet.settings import HyperSettings
+from hypernet.stage import Samples, Stage
+from palp.guidance import GuidanceSettings, Rule
+from palp.train.draws import Batch
+from palp.train.losses import draw_of
+
+__all__ = ["Terms"]
+
+
+class Terms:
+    """The terms of one batch, each evaluated when it is asked for; what they share is evaluated once.
+
+    Args:
+        stage: attached.
+        batch: the draw.
+        prediction: for the batch's prompts, and after them for prompts that no corpus has.
+        target: the corpus' adapters of the batch's prompts.
+        mean: the corpus' mean, one adapter.
+        rule: of the corpus' recipe.
+        guidance: the recipe's numbers.
+        settings: margin and temperature.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        batch: HyperBatch,
+        prediction: Prediction,
+        target: Factors,
+        mean: Factors,
+        rule: Rule,
+        guidance: GuidanceSettings,
+        settings: HyperSettings,
+    ) -> None:
+        self._stage, self._batch, self._target, self._mean = stage, batch, target, mean
+        self._rule, self._guidance, self._settings = rule, guidance, settings
+        self._log_odds = prediction.log_odds
+        self._predicted = prediction.factors[: len(target)]
+
+    def __call__(self, weights: Mapping[str, float]) -> dict[str, Float[Tensor, ""]]:
+        """The mean of each term that has a weight."""
+        terms: dict[str, Callable[[], Tensor]] = {
+            "delta": lambda: losses.delta_error(self._predicted, self._target),
+            "direction": lambda: losses.direction_error(self._predicted, self._target),
+            "norm": lambda: losses.norm_error(self._predicted, self._target),
+            "contrastive": self._contrastive,
+            "behaviour": lambda: self._error,
+            "recipe": self._recipe,
+            "shuffled": self._shuffled,
+            "trust": lambda: losses.trust(self._log_odds, self._known),
+        }
+        return {name: terms[name]().mean() for name in weights}
+
+    def _contrastive(self) -> Float[Tensor, "prompts"]:
+        clusters = [prompt.cluster for prompt in self._batch.prompts]
+        same = torch.tensor([[one == other for other in clusters] for one in clusters], device=self._log_odds.device)
+        cosines = losses.centred_cosines(self._predicted, self._target, self._mean)
+        return losses.contrastive(cosines, same, self._settings.temperature)
+
+    def _recipe(self) -> Float[Tensor, "rows"]:
+        """The corpus' own loss of the predicted adapters, as if each were being trained."""
+        x_t = self._samples.x_t
+        draw = draw_of(self._stage.base.schedule, _as_training_batch(self._samples), x_t, self._output)
+        return self._rule.loss(draw, self._samples.denoisers, self._guidance)
+
+    def _shuffled(self) -> Float[Tensor, "rows"]:
+        """The margin between each prompt's own adapter and the next prompt's, on the own prompt's samples."""
+        other = (self._batch.rows + 1) % len(self._target)
+        output = self._stage.native(self._samples, self._predicted, other)
+        error = losses.relative_error(output - self._alone, self._wanted)
+        return losses.margin(self._error, error, self._settings.margin)
+
+    @cached_property
+    def _samples(self) -> Samples:
+        return self._stage.samples(self._batch)
+
+    @cached_property
+    def _output(self) -> Float[Tensor, "rows c h w"]:
+        return self._stage.native(self._samples, self._predicted)
+
+    @cached_property
+    def _alone(self) -> Float[Tensor, "rows c h w"]:
+        return self._stage.alone(self._samples)
+
+    @cached_property
+    def _wanted(self) -> Float[Tensor, "rows c h w"]:
+        """What the corpus' adapters change."""
+        with torch.no_grad():
+            return self._stage.native(self._samples, self._target) - self._alone
+
+    @cached_property
+    def _error(self) -> Float[Tensor, "rows"]:
+        return losses.relative_error(self._output - self._alone, self._wanted)
+
+    @property
+    def _known(self) -> Bool[Tensor, "batch"]:
+        return torch.arange(len(self._log_odds), device=self._log_odds.device) < len(self._target)
+
+
+def _as_training_batch(samples: Samples) -> Batch:
+    batch = samples.batch
+    return Batch(samples.denoisers.subjects, batch.x0, batch.noise, batch.fresh_noise, batch.t)

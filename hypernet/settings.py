@@ -1,0 +1,93 @@
+"""How a hypernetwork is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from palp.errors import InputError
+from palp.settings import from_mapping
+
+__all__ = ["TERMS", "HyperSettings"]
+
+TERMS = ("delta", "direction", "norm", "contrastive", "behaviour", "recipe", "shuffled", "trust")
+"""The terms of the loss; each has its weight in `HyperSettings`, and 0 switches it off."""
+CHEAP_TERMS = ("delta", "direction", "norm", "contrastive", "trust")  # those that need no denoiser
+
+
+@dataclass(frozen=True)
+class HyperSettings:
+    """loss = Σ weight · term; see `hypernet.losses`.
+
+    Raises:
+        InputError: a value out of its range, or no term at all.
+    """
+
+    steps: int = 4000  # optimiser steps, at most
+    warm: int = 500  # of these, the first so many are on the weight side alone: no denoiser, so ten times faster
+    prompts: int = 8  # a step and process
+    samples: int = 2  # noised pictures of each prompt
+    lr: float = 5e-4  # peak
+    lr_gain: float = 1e-2  # of each site's scale, which starts at zero; peak
+    warmup: int = 100  # steps until the peak, linear; then a cosine to 0
+    weight_decay: float = 0.01  # of matrices, a step, times the learning rate
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.998  # decay of the averaged weights a step, which are what is kept
+    delta: float = 0.1  # weight of the relative error of ΔW
+    direction: float = 0.1  # weight of 1 − cos
+    norm: float = 0.01  # weight of the squared log ratio of norms
+    contrastive: float = 0.1  # weight of telling the corpus' adapters apart, centred by their mean
+    behaviour: float = 1.0  # weight of the relative error of the change in the denoiser's output
+    recipe: float = 0.1  # weight of the corpus recipe's own loss, end to end
+    shuffled: float = 0.2  # weight of the margin to another prompt's adapter
+    trust: float = 0.1  # weight of telling the corpus' prompts from nonsense
+    margin: float = 0.3  # of "shuffled", in relative errors
+    temperature: float = 0.1  # of "contrastive"
+    validate_every: int = 250  # steps
+    validation_prompts: int = 16  # held-out prompts looked at, at most
+    patience: int = 6  # validations without a better score until it stops; 0 never stops early
+    seed: int = 0  # of first weights and draws
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "samples", "validate_every", "validation_prompts"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
+        for name in ("lr", "lr_gain", "clip", "temperature"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+        for name in ("warm", "warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
+        self._require("ema", 0 <= self.ema < 1, "from 0 to below 1")
+        self._require("warm", self.warm <= self.steps, f"at most steps {self.steps}")
+        if not any(getattr(self, term) for term in TERMS if term != "trust"):
+            raise InputError(f"all terms have weight 0: give one of {', '.join(TERMS[:-1])} a weight")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"the setting {name} is {getattr(self, name)!r}, and must be {expected}")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> HyperSettings:
+        """Settings from a file's values; what is left out has its default.
+
+        Raises:
+            InputError: a name that is no setting, a value of another type, or out of its range.
+        """
+        return from_mapping(cls, values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The values by name, for JSON and YAML."""
+        return asdict(self)
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The weight of each term that counts in a step."""
+        terms = CHEAP_TERMS if step < self.warm else TERMS
+        return {term: getattr(self, term) for term in terms if getattr(self, term)}
+
+    def lr_scale(self, step: int) -> float:
+        """Factor on the learning rates in a step, numbered from 0."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,0 +1,40 @@
+"""Settings from a file's values: names and types checked against a frozen dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from palp.errors import InputError
+
+__all__ = ["from_mapping"]
+
+Settings = TypeVar("Settings")
+
+
+def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """A frozen dataclass of settings from values by name; what is left out has its default.
+
+    Raises:
+        InputError: a name that is no setting, a value of another type, or out of its range.
+    """
+    known = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(values.keys() - known.keys()):
+        raise InputError(f"there is no setting {unknown[0]!r}: choose from {', '.join(known)}")
+    return kind(**{name: _typed(name, value, known[name]) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, annotation: str) -> Any:
+    """The value if its type is the field's; whole numbers and "1e-4", text in YAML, become floats."""
+    if value is None and "None" in annotation:
+        return None
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
+    kind = next(kind for prefix, kind in kinds.items() if annotation.startswith(prefix))
+    if type(value) is kind:
+        return value
+    if kind is float and not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            return float(value)
+    raise InputError(f"the setting {name} is {value!r}, and must be of type {annotation.split(' |')[0]}")

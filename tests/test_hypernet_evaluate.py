@@ -1,0 +1,180 @@
+"""The table: every row, G and S by hand, the controls that may not lack, and the weight side by materialised ΔW."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hypernet.evaluate.judge import METRICS
+from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
+from hypernet.evaluate.rows import REQUIRED, ROWS, Cast
+from hypernet.evaluate.study import RowScores
+from hypernet.evaluate.summary import check_rows, figures, means
+from hypernet.evaluate.weights import weight_measures
+from hypernet.factors import Factors
+from hypernet.predict import Predictor
+from palp.adapter import Adapter
+from palp.base import Base
+from palp.errors import InputError
+from palp.evaluate.intervals import ratio
+from tests.adapters import random_adapter
+from tests.corpora import TinyCorpus, deltas, tiny_corpus, tiny_hypernet
+from tests.light import light_base
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return light_base()
+
+
+@pytest.fixture(scope="module")
+def corpus(base: Base) -> TinyCorpus:
+    return tiny_corpus(base)
+
+
+@pytest.fixture(scope="module")
+def cast(base: Base, corpus: TinyCorpus) -> Cast:
+    multi = random_adapter(corpus.spec, 50)
+    refined = {prompt.key: random_adapter(corpus.spec, 51) for prompt in corpus.prompts}
+    return Cast(Predictor(base, tiny_hypernet(base, corpus, gain=1.0)), corpus, multi, refined)
+
+
+def test_every_row_of_the_reference_table_is_there() -> None:
+    assert {
+        "subject", "mean", "neighbour", "multi_prompt", "pca_ridge", "random_string", "noise", "predicted", "oracle",
+        "other", "subject_0.8", "subject_0.6",
+    } <= ROWS.keys()  # fmt: skip
+
+
+def test_rows_are_what_they_say(cast: Cast, corpus: TinyCorpus) -> None:
+    prompt, subject = cast.held[0], corpus.subjects[2]
+    got = {name: row.adapter(cast, prompt, subject) for name, row in ROWS.items()}
+    assert got["subject"] is None
+    train = torch.stack([deltas(Factors.stack([cast.oracle(p.key)]))[0] for p in cast.train])
+    torch.testing.assert_close(flat(got["mean"]), train.mean(0), rtol=1e-3, atol=1e-3)
+    assert any(torch.equal(flat(got["neighbour"]), row) for row in train)
+    assert torch.equal(flat(got["oracle"]), flat(corpus.adapter(prompt.key)))
+    noise, raw = got["noise"], cast.raw(prompt.text, subject.class_word)
+    assert isinstance(noise, Adapter)
+    for site, norm in raw.norms().items():
+        assert noise.norms()[site] == pytest.approx(norm, rel=1e-3)
+    assert abs(float(torch.cosine_similarity(flat(noise), flat(raw), dim=0))) < 0.3
+    other = cast.other(prompt)
+    assert other.cluster != prompt.cluster
+    assert torch.equal(flat(got["other"]), flat(cast.raw(other.text, subject.class_word)))
+    assert not torch.allclose(flat(got["random_string"]), flat(raw), rtol=1e-3)
+
+
+def flat(adapter: Adapter | None) -> Tensor:
+    assert adapter is not None
+    return torch.cat([adapter.delta_weight(site.name).flatten() for site in adapter.spec.sites])
+
+
+def test_ridge_finds_what_is_linear_in_the_text(cast: Cast) -> None:
+    """Adapters are sums over words, as are the light base's text means: ridge must beat the mean."""
+    for prompt in cast.held:
+        oracle, mean = flat(cast.oracle(prompt.key)), flat(cast.mean)
+        ridge = flat(cast.ridge(prompt, "cat"))
+        assert float((ridge - oracle).norm()) < 0.95 * float((mean - oracle).norm())
+
+
+def test_the_multi_prompt_and_refined_rivals_are_trained(base: Base, corpus: TinyCorpus, cast: Cast) -> None:
+    steps: list[int] = []
+
+    def report(done: int, total: int, loss: float) -> None:
+        steps.append(done)
+
+    multi = multi_prompt_adapter(base, corpus, cast.train, 2, report)
+    assert multi.spec == corpus.spec
+    assert steps == [1, 2]
+    refined = refined_adapters(cast.predictor, corpus, cast.held, 1, report)
+    for prompt in cast.held:
+        start = cast.raw(prompt.text, "cat")
+        moved, size = float((flat(refined[prompt.key]) - flat(start)).norm()), float(flat(start).norm())
+        assert 0 < moved < 0.8 * size  # it starts from the prediction, not from zero
+
+
+def scores_of(values: dict[str, list[float]]) -> dict[str, RowScores]:
+    return {name: {metric: np.array(row, float) for metric in METRICS} for name, row in values.items()}
+
+
+TABLE = {
+    "subject": [0.5, 0.5, 0.4, 0.6],
+    "mean": [0.6, 0.6, 0.5, 0.6],
+    "neighbour": [0.7, 0.6, 0.5, 0.7],
+    "other": [0.6, 0.5, 0.4, 0.6],
+    "predicted": [0.8, 0.9, 0.7, 0.8],
+    "oracle": [0.9, 0.9, 0.8, 0.9],
+}
+CLUSTERS = ["a", "a", "b", "b"]
+ALL = np.ones(4, dtype=bool)
+
+
+def test_gain_and_specificity_by_hand() -> None:
+    found = figures(scores_of(TABLE), CLUSTERS, ALL)
+    assert found["G"].value == pytest.approx((3.2 - 2.0) / (3.5 - 2.0))
+    assert found["S"].value == pytest.approx((3.2 - 2.1) / (3.2 - 2.0))
+    assert found["G_mean_adapter"].value == pytest.approx((2.3 - 2.0) / 1.5)
+    assert found["G_nearest_neighbour"].value == pytest.approx((2.5 - 2.0) / 1.5)
+    assert found["G_shuffled"].value == pytest.approx((2.1 - 2.0) / 1.5)
+    assert found["G_numerator"].value == pytest.approx(1.2 / 4)
+    assert found["G_denominator"].value == pytest.approx(1.5 / 4)
+    assert found["G"].low <= found["G"].value <= found["G"].high
+    half = figures(scores_of(TABLE), CLUSTERS, np.array([True, True, False, False]))
+    assert half["G"].value == pytest.approx((1.7 - 1.0) / (1.8 - 1.0))
+
+
+def test_a_mean_adapter_has_no_specificity() -> None:
+    collapsed = TABLE | {"predicted": TABLE["mean"], "other": TABLE["mean"]}
+    found = figures(scores_of(collapsed), CLUSTERS, ALL)
+    assert found["S"].value == pytest.approx(0)
+    assert found["G"].value > 0
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_no_table_without_its_controls(name: str) -> None:
+    table = {row: values for row, values in TABLE.items() if row != name}
+    for make in (means, figures):
+        with pytest.raises(InputError, match=f"lacks the row {name}"):
+            make(scores_of(table), CLUSTERS, ALL)
+    check_rows(TABLE)
+
+
+def test_ratios_are_of_sums_and_clusters_move_together() -> None:
+    tops, bottoms = np.array([1.0, 1.0, 3.0, 3.0]), np.array([2.0, 2.0, 3.0, 3.0])
+    found = ratio(tops, bottoms, CLUSTERS)
+    assert found.value == pytest.approx(0.8)
+    assert {round(found.low, 3), round(found.high, 3)} <= {0.5, 0.8, 1.0}
+    assert found.n == 4
+
+
+def test_weight_measures_by_materialised_deltas(corpus: TinyCorpus) -> None:
+    adapters = list(corpus.adapters.values())
+    noisy = [random_adapter(corpus.spec, 60 + i).scaled(0.05) for i in range(3)]
+    predicted = Factors.stack([adapters[5 + i].concat(noise) for i, noise in enumerate(noisy)])
+    oracle = Factors.stack([a.concat(a.scaled(0.0)) for a in adapters[5:8]])
+    training = Factors.stack([a.concat(a.scaled(0.0)) for a in adapters[:5]])
+    got = weight_measures(predicted, oracle, training, ["a", "b", "c"])
+    p, o, t = (deltas(side).double() for side in (predicted, oracle, training))
+    mean = t.mean(0)
+    cosines = torch.cosine_similarity((p - mean)[:, None], (o - mean)[None], dim=2)
+    assert got["centred_cosine"].value == pytest.approx(float(cosines.diagonal().mean()), abs=1e-3)
+    r2 = 1 - (p - o).square().sum() / (o - mean).square().sum()
+    assert got["r2"].value == pytest.approx(float(r2), abs=1e-3)
+    spread = ((p - p.mean(0)).square().sum() / (o - o.mean(0)).square().sum()).sqrt()
+    assert got["spread_ratio"].value == pytest.approx(float(spread), abs=1e-3)
+    assert got["retrieval"].value == float((cosines.argmax(1) == torch.arange(3)).double().mean())
+    near = torch.cosine_similarity((p - mean)[:, None], (t - mean)[None], dim=2).amax(1).mean()
+    assert got["nearest_training"].value == pytest.approx(float(near), abs=1e-3)
+
+
+def test_collapse_to_the_mean_shows_in_weights(corpus: TinyCorpus, cast: Cast) -> None:
+    adapters = list(corpus.adapters.values())
+    training, oracle = Factors.stack(adapters[:5]), Factors.stack(adapters[5:8])
+    mean = cast.predictor.hypernet.mean()
+    got = weight_measures(Factors.stack([mean] * 3), oracle, training, ["a", "b", "c"])
+    assert got["spread_ratio"].value < 0.05
+    assert got["r2"].value < 0.3
+    assert got["retrieval"].value <= 2 / 3

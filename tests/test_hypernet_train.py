@@ -1,0 +1,159 @@
+"""Training a hypernetwork: it learns the prompt, a kill costs nothing, what is wrong is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import hypernet.learn as learn_module
+from hypernet.config import HyperConfig
+from hypernet.file import load_hypernet
+from hypernet.learn import learn_hypernet
+from hypernet.settings import HyperSettings
+from hypernet.train import HyperTrainer
+from palp.base import Base
+from palp.errors import AdapterMismatchError, InputError, NonFiniteLossError
+from palp.learn import Watch
+from tests.corpora import CONFIG, TinyCorpus, regauged, tiny_corpus
+from tests.light import light_base
+
+HOW = HyperSettings(
+    steps=6, warm=2, prompts=3, samples=2, warmup=1, lr=1e-3, validate_every=2, validation_prompts=2, patience=0
+)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return light_base()
+
+
+@pytest.fixture(scope="module")
+def corpus(base: Base) -> TinyCorpus:
+    return tiny_corpus(base)
+
+
+def run(trainer: HyperTrainer, steps: int | None = None) -> HyperTrainer:
+    for step in trainer.run():
+        if steps is not None and step.number + 1 == steps:
+            break
+    return trainer
+
+
+def same(left: HyperTrainer, right: HyperTrainer) -> None:
+    ours, theirs = left.state_dict(), right.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_goes_on_bit_for_bit(base: Base, corpus: TinyCorpus, tmp_path: Path, stop: int) -> None:
+    whole = run(HyperTrainer(base, corpus, CONFIG, HOW))
+    broken = run(HyperTrainer(base, corpus, CONFIG, HOW), stop)
+    broken.save(tmp_path / "checkpoint.safetensors")
+    again = HyperTrainer(base, corpus, CONFIG, HOW)
+    again.load(tmp_path / "checkpoint.safetensors")
+    same(again, broken)
+    same(run(again), whole)
+    assert not torch.equal(whole.state_dict()["model.gain"], broken.state_dict()["model.gain"])
+
+
+def test_another_runs_checkpoint_is_refused(base: Base, corpus: TinyCorpus, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    run(HyperTrainer(base, corpus, CONFIG, HOW), 1).save(path)
+    for changed in ({"settings": replace(HOW, seed=1)}, {"config": replace(CONFIG, basis=2)}):
+        parts = {"config": CONFIG, "settings": HOW, **changed}
+        with pytest.raises(InputError, match="other settings"):
+            HyperTrainer(base, corpus, **parts).load(path)  # type: ignore[arg-type]
+
+
+def test_a_corpus_of_another_base_is_refused_with_both_named(corpus: TinyCorpus) -> None:
+    with pytest.raises(AdapterMismatchError, match=r"light:0.*light:1"):
+        HyperTrainer(light_base(seed=1), corpus, CONFIG, HOW)
+
+
+def test_a_corpus_without_held_out_parts_is_refused(base: Base, corpus: TinyCorpus) -> None:
+    known = replace(corpus, prompts=[prompt for prompt in corpus.prompts if prompt.split == "train"])
+    with pytest.raises(InputError, match="0 held-out prompts"):
+        HyperTrainer(base, known, CONFIG, HOW)
+    friends = replace(corpus, subjects=[subject for subject in corpus.subjects if not subject.held_out])
+    with pytest.raises(InputError, match="0 held-out subjects"):
+        HyperTrainer(base, friends, CONFIG, HOW)
+
+
+def test_it_learns_what_the_prompt_says_and_does_not_collapse_to_the_mean(base: Base, corpus: TinyCorpus) -> None:
+    """The tiny corpus' adapters are sums of what words do, so held-out combinations can be predicted."""
+    config = HyperConfig(width=32, layers=1, heads=2, basis=6)
+    how = replace(HOW, steps=120, warm=120, prompts=7, lr=5e-3, lr_gain=3e-2, validate_every=40, ema=0.9)
+    trainer = run(HyperTrainer(base, corpus, config, how))
+    proxies = trainer.validate()
+    assert proxies.gain > proxies.gain_of_mean + 0.05
+    assert proxies.specificity > 0.05
+    assert proxies.cosine > proxies.cosine_of_other + 0.05
+
+
+def test_the_gauge_of_the_corpus_changes_nothing(base: Base, corpus: TinyCorpus) -> None:
+    adapters = {key: regauged(adapter, i) for i, (key, adapter) in enumerate(corpus.adapters.items())}
+    left = run(HyperTrainer(base, corpus, CONFIG, HOW))
+    right = run(HyperTrainer(base, replace(corpus, adapters=adapters), CONFIG, HOW))
+    for site, up in left.best().mean().up.items():
+        torch.testing.assert_close(up, right.best().mean().up[site], rtol=1e-3, atol=1e-4)
+    ours, theirs = left.validate(), right.validate()
+    assert ours.gain == pytest.approx(theirs.gain, abs=5e-3)
+    assert ours.specificity == pytest.approx(theirs.specificity, abs=5e-3)
+
+
+def test_gradient_norms_of_every_term_are_measured(base: Base, corpus: TinyCorpus) -> None:
+    step = next(HyperTrainer(base, corpus, CONFIG, replace(HOW, warm=0)).run())
+    assert step.terms.keys() == step.term_norms.keys() == HOW.weights(HOW.warm).keys()
+    assert all(norm > 0 for norm in step.term_norms.values())
+    assert not any(layer._forward_hooks for layer in base.unet.modules())
+
+
+def test_it_stops_when_nothing_gets_better(base: Base, corpus: TinyCorpus) -> None:
+    still = replace(HOW, steps=40, warm=40, lr=1e-12, lr_gain=1e-12, validate_every=1, patience=3, ema=0.0)
+    trainer = run(HyperTrainer(base, corpus, CONFIG, still))
+    assert trainer.step < 40
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(base: Base, corpus: TinyCorpus) -> None:
+    trainer = HyperTrainer(base, corpus, CONFIG, HOW)
+    with torch.no_grad():
+        trainer._hypernet.head[0, 0, 0] = torch.nan
+        trainer._hypernet.gain.fill_(1.0)
+    with pytest.raises(NonFiniteLossError, match="step 0"):
+        next(trainer.run())
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_run_folder_goes_on_and_a_finished_one_is_left_alone(
+    base: Base, corpus: TinyCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learn_module, "CHECKPOINT_S", 0.0)
+
+    def kill(done: int, total: int, loss: float) -> None:
+        if done == 4:
+            raise Killed
+
+    whole = learn_hypernet(base, corpus, CONFIG, HOW, tmp_path / "whole")
+    with pytest.raises(Killed):
+        learn_hypernet(base, corpus, CONFIG, HOW, tmp_path / "broken", Watch(kill))
+    assert (tmp_path / "broken/checkpoint.safetensors").is_file()
+    done: list[int] = []
+    broken = learn_hypernet(
+        base, corpus, CONFIG, HOW, tmp_path / "broken", Watch(lambda step, total, loss: done.append(step))
+    )
+    assert done == [4, 5, 6]  # the third step was saved
+    ours, theirs = load_hypernet(whole)[0].state_dict(), load_hypernet(broken)[0].state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    before = whole.stat().st_mtime_ns
+    learn_hypernet(base, corpus, CONFIG, HOW, tmp_path / "whole")
+    assert whole.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="seed 0"):
+        learn_hypernet(base, corpus, CONFIG, replace(HOW, seed=1), tmp_path / "whole")
