@@ -19,7 +19,7 @@ from palp.sheets import contact_sheet, save_png, to_images
 from palp.subjects import Subject
 from palp.train import Job, Step, Trainer, TrainSettings
 
-__all__ = ["Report", "Watch", "learn"]
+__all__ = ["Report", "Watch", "learn", "logs"]
 
 Report: TypeAlias = Callable[[int, int, float], None]
 """Called after every step with the steps done, the steps in all, and the loss."""
@@ -69,7 +69,7 @@ def learn(
         return run
     watch = watch or Watch()
     trainer = Trainer(base, [job], settings)
-    with _logs(watch.tensorboard) as log:
+    with logs(watch.tensorboard) as log:
         run = open_run(out, asked)  # from here on there are files
         for subject in subjects:
             _keep_pictures(run, subject)
@@ -136,7 +136,12 @@ def _keep_pictures(run: RunFolder, subject: Subject) -> None:
         save_png(image, run.pictures(subject.placeholder) / f"{number:03d}.png")
 
 
-def _logs(folder: Path | None) -> AbstractContextManager[Any]:
+def logs(folder: Path | None) -> AbstractContextManager[Any]:
+    """A writer for tensorboard, or nothing.
+
+    Raises:
+        InputError: tensorboard is not installed.
+    """
     if folder is None:
         return nullcontext()
     try:
