@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,11 +47,13 @@ def build_corpus(
     from palp.corpus.executors import Request, run_processes, run_ray
     from palp.corpus.folder import CorpusFolder, Part
     from palp.corpus.plan import read_plan
+    from palp.errors import InputError
 
     chosen = read_plan(plan)
     if slots is not None:
         chosen = replace(chosen, slots=slots)
-    names = devices.split(",") if devices else []
+    if shard != "0/1" and (devices is not None or executor == "ray"):
+        raise InputError(f"--shard {shard} was given with several builders: give it alone, or leave it out")
     folder = CorpusFolder(out)
     with corpus_bar(tensorboard) as report:
 
@@ -58,18 +61,18 @@ def build_corpus(
             if folder.plan.is_file():
                 report("adapters", float(folder.decided()), len(folder.items()))
 
-        many = [
-            Request(plan.absolute(), out.absolute(), Part(index, max(len(names), 1) if names else workers), base,
-                    base_config, name or device, dtype, slots)
-            for index, name in enumerate(names or [None] * workers)
-        ]  # fmt: skip
+        def requests(places: Sequence[str | None]) -> list[Request]:
+            parts = [Part(index, len(places)) for index in range(len(places))]
+            paths = plan.absolute(), out.absolute()
+            rows = zip(parts, places, strict=True)
+            return [Request(*paths, part, base, base_config, place, dtype, slots) for part, place in rows]
+
         if executor == "ray":
-            run_ray(many, poll, gpus)
-        elif len(names) > 1:
-            run_processes(many, poll)
+            run_ray(requests([device] * workers), poll, gpus)
+        elif devices is not None:
+            run_processes(requests(devices.split(",")), poll)
         else:
-            part = _part(shard)
-            build_part(open_base(base, names[0] if names else device, dtype, base_config), chosen, out, part, report)
+            build_part(open_base(base, device, dtype, base_config), chosen, out, _part(shard), report)
     typer.echo(f"{'corpus' if folder.manifest.is_file() else 'this part of the corpus'}: {out}")
 
 

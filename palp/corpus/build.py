@@ -19,7 +19,7 @@ from palp.corpus.manifest import write_manifest
 from palp.corpus.plan import CorpusPlan, Gate
 from palp.corpus.relays import Report, Saved, run_saved
 from palp.corpus.shards import ADAPTER, PREVIEW, RECORD, write_shard
-from palp.corpus.subjects import JobSubjectParts, learn_subjects, read_subjects
+from palp.corpus.subjects import Teacher, learn_subjects, read_subjects
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.recipes import guidance_scale, recipe
@@ -170,7 +170,7 @@ class _Builder:
         return {"__key__": item.key, **{kind: path.read_bytes() for kind, path in paths.items() if path.is_file()}}
 
 
-def _job(subjects: Sequence[JobSubjectParts], item: Item, seed: int) -> Job:
+def _job(subjects: Sequence[Teacher], item: Item, seed: int) -> Job:
     return Job(tuple(s.at(item.prompt.text) for s in subjects), "composed", seed, item.key)
 
 

@@ -117,8 +117,7 @@ def _split(grammar: Grammar, words: Mapping[str, str]) -> Split:
 
 def _fits(split: str, words: Mapping[str, str], train: Sequence[Mapping[str, str]]) -> bool:
     """Whether a new combination is one of words that training has."""
-    known = {pair for other in train for pair in other.items()}
-    return split != "combination" or words.items() <= known
+    return split != "combination" or words.items() <= {pair for other in train for pair in other.items()}
 
 
 def _cluster(words: Mapping[str, str]) -> str:

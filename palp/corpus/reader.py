@@ -18,18 +18,6 @@ from palp.errors import CorpusError, InputError
 __all__ = ["OpenCorpus", "open_corpus"]
 
 
-def open_corpus(folder: Path) -> OpenCorpus:
-    """A finished corpus.
-
-    Raises:
-        CorpusError: it is not finished, or its manifest or a shard cannot be read.
-    """
-    paths = CorpusFolder(folder)
-    if not paths.manifest.is_file():
-        raise CorpusError(f"{folder} holds no finished corpus: run its build-corpus command again, to the end")
-    return OpenCorpus(paths)
-
-
 class OpenCorpus:
     """A finished corpus on disk; adapters are read from their shards each time, subjects once."""
 
@@ -125,3 +113,15 @@ class OpenCorpus:
     def record(self, key: str) -> dict[str, Any]:
         """Everything noted about an adapter; raises as `adapter`."""
         return self._shard(key).record(key)
+
+
+def open_corpus(folder: Path) -> OpenCorpus:
+    """A finished corpus.
+
+    Raises:
+        CorpusError: it is not finished, or its manifest or a shard cannot be read.
+    """
+    paths = CorpusFolder(folder)
+    if not paths.manifest.is_file():
+        raise CorpusError(f"{folder} holds no finished corpus: run its build-corpus command again, to the end")
+    return OpenCorpus(paths)

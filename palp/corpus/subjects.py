@@ -18,12 +18,27 @@ from palp.corpus.leakage import check_subjects
 from palp.corpus.plan import CorpusPlan
 from palp.corpus.relays import Report, Saved, run_saved
 from palp.errors import InputError
+from palp.prompts import make_prompts
 from palp.recipes import recipe
 from palp.sources import adapter_file, load_adapter, read_subject
 from palp.subjects import Subject, encode_pictures
 from palp.train import JobSubject, Relay, joint_job
 
-__all__ = ["Learner", "find_learners", "learn_subjects", "read_subjects"]
+__all__ = ["Learner", "Teacher", "find_learners", "learn_subjects", "read_subjects"]
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A subject that all jobs share: class word, latents, frozen adapter."""
+
+    class_word: str
+    latents: torch.Tensor
+    adapter: Adapter
+
+    def at(self, prompt: str) -> JobSubject:
+        """The subject as a part of a prompt's job."""
+        word = Subject(self.class_word, torch.zeros(1, 3, 1, 1))
+        return JobSubject(self.latents, make_prompts([word], prompt)["[V]"], "[V]", self.class_word, self.adapter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,28 +141,12 @@ def _entry(folder: CorpusFolder, learner: Learner) -> dict[str, str]:
     }
 
 
-def read_subjects(folder: CorpusFolder, role: str) -> Mapping[str, JobSubjectParts]:
+def read_subjects(folder: CorpusFolder, role: str) -> Mapping[str, Teacher]:
     """Class word, latents and adapter of the subjects of a role, by name."""
     return {
-        name: JobSubjectParts(
+        name: Teacher(
             entry["class_word"], load_file(folder.latents(name))["latents"], Adapter.load(folder.subject(name))
         )
         for name, entry in read_json(folder.subjects).items()
         if entry["role"] == role
     }
-
-
-@dataclass(frozen=True, eq=False)
-class JobSubjectParts:
-    """What all jobs share of a subject."""
-
-    class_word: str
-    latents: torch.Tensor
-    adapter: Adapter
-
-    def at(self, prompt: str) -> JobSubject:
-        """The subject as a part of a prompt's job."""
-        from palp.prompts import make_prompts
-
-        word = Subject(self.class_word, torch.zeros(1, 3, 1, 1))
-        return JobSubject(self.latents, make_prompts([word], prompt)["[V]"], "[V]", self.class_word, self.adapter)
