@@ -79,7 +79,7 @@ def test_resumed_bit_for_bit(base: Base, queue: list[Job], exams: list[Job], kil
         return Relay(base, queue, how(), 2, 2, Exams(exams, batch=3, patience=9))
 
     whole = finished(relay())
-    first, got = relay(), {}
+    first, got = relay(), dict[int, Finished]()
     for lap in first.run():
         got |= {done.number: done for done in lap.finished}
         if lap.step.number + 1 == killed_after:

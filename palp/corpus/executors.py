@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,11 +55,11 @@ def run_processes(requests: Sequence[Request], poll: Callable[[], None]) -> None
         process.start()
     try:
         while any(process.is_alive() for process in processes):
-            processes[0].join(POLL_S) if processes[0].is_alive() else processes[-1].join(POLL_S)
+            time.sleep(POLL_S)
             poll()
     finally:
         for process in processes:
-            process.terminate()
+            process.terminate()  # those that still run when this one is interrupted
     if failed := [process.exitcode for process in processes if process.exitcode != 0]:
         raise CorpusError(
             f"{len(failed)} of {len(processes)} builders ended with code {failed[0]}, as said above: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from palp.atomic import write_json
@@ -25,7 +26,9 @@ def write_manifest(folder: CorpusFolder) -> None:
     if found := next(problems(folder), None):
         raise CorpusError(found)
     plan, made_with = folder.read_plan(), read_json(folder.plan)["made_with"]
-    rows, rejected, spec = [], {}, None
+    rows: list[dict[str, Any]] = []
+    rejected: dict[str, str] = {}
+    spec: dict[str, Any] | None = None
     for number in range(len(folder.shards())):
         shard = Shard.open(folder.shard(number))
         rows.append({"file": shard.path.name, "sha256": sha256(shard.path), "keys": shard.keys})
@@ -44,8 +47,9 @@ def write_manifest(folder: CorpusFolder) -> None:
 
 def problems(folder: CorpusFolder) -> Iterator[str]:
     """What is wrong with a corpus, a sentence each: missing, doubled, damaged or foreign items and subjects."""
-    plan, where = folder.read_plan(), {}
-    hashes = {}
+    plan = folder.read_plan()
+    where: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
     if folder.manifest.is_file():
         hashes = {row["file"]: row["sha256"] for row in read_json(folder.manifest)["shards"]}
     for number, items in enumerate(folder.shards()):

@@ -127,7 +127,7 @@ def read_plan(path: Path) -> CorpusPlan:
         values = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a plan: {error}") from error
-    parts: dict[str, type] = {"prompts": PromptPlan, "exams": ExamPlan, "gate": Gate}
+    parts: dict[str, type[Any]] = {"prompts": PromptPlan, "exams": ExamPlan, "gate": Gate}
     values |= {name: _part(kind, values[name], path) for name, kind in parts.items() if name in values}
     if "subjects" in values:
         values["subjects"] = tuple(_part(SubjectPlan, entry, path) for entry in values["subjects"])
