@@ -43,9 +43,19 @@ def write(adapter: Adapter, path: Path) -> None:
     dtype = adapter.spec.torch_dtype
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in _tensors(adapter).items()}
     _check_finite(tensors, path)
-    content = serialize(tensors, metadata=_header(adapter))
+    content = _in_order(serialize(tensors, metadata=_header(adapter)))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with sorted header entries: safetensors writes them in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _tensors(adapter: Adapter) -> dict[str, Tensor]:
