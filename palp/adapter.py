@@ -227,6 +227,17 @@ class Adapter:
 
         return cls(*read(Path(path)))
 
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> Adapter:
+        """Read the content of a file of `save`; `name` says in errors where it is from.
+
+        Raises:
+            AdapterFileError: as `load`.
+        """
+        from palp.adapter_file import parse
+
+        return cls(*parse(content, Path(name)))
+
     def export_embeddings(self, folder: str | Path) -> dict[str, Path]:
         """Write one safetensors file a placeholder, for diffusers' `load_textual_inversion`.
 

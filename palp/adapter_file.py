@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from palp.adapter import Adapter, AdapterSpec, Site, check_placeholder
 from palp.atomic import atomic_write
 from palp.errors import AdapterFileError, PalpError
 
-__all__ = ["FORMAT_VERSION", "export", "read", "spec_from_json", "write"]
+__all__ = ["FORMAT_VERSION", "export", "parse", "read", "spec_from_json", "write"]
 
 FORMAT_VERSION = 1
 Placeholders = dict[str, dict[str, Tensor]]
@@ -42,9 +43,19 @@ def write(adapter: Adapter, path: Path) -> None:
     dtype = adapter.spec.torch_dtype
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in _tensors(adapter).items()}
     _check_finite(tensors, path)
-    content = serialize(tensors, metadata=_header(adapter))
+    content = _in_order(serialize(tensors, metadata=_header(adapter)))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with sorted header entries: safetensors writes them in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _tensors(adapter: Adapter) -> dict[str, Tensor]:
@@ -82,7 +93,21 @@ def _header(adapter: Adapter) -> dict[str, str]:
 
 def read(path: Path) -> Parts:
     """The parts of an `Adapter`, in the order of its arguments; `Adapter.load` says what is raised."""
-    header, tensors = _open(path)
+    return _parts(*_open(path), path)
+
+
+def parse(content: bytes, name: Path) -> Parts:
+    """The same of a file's content, such as a shard's; `name` is for errors."""
+    try:
+        tensors = deserialize(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise AdapterFileError(f"{name} is not a whole safetensors file ({error}): save it again") from error
+    return _parts(header, tensors, name)
+
+
+def _parts(header: dict[str, str], tensors: dict[str, Tensor], path: Path) -> Parts:
     spec = _spec(header, path)
     words = {key: found for key in tensors if (found := PLACEHOLDER_KEY.fullmatch(key))}
     needed = {f"unet.{site.name}.lora_{side}.weight" for site in spec.sites for side in "AB"}

@@ -3,10 +3,12 @@
     PalpError
     ├── InputError                     a prompt, a picture or a setting that cannot be used
     │   ├── UnknownPlaceholderError    a prompt names a [V] that nobody has learned
-    │   └── PictureError               a picture that cannot be read or is too small
+    │   ├── PictureError               a picture that cannot be read or is too small
+    │   └── LeakageError               held-out prompts or subjects that are in the training part too
     ├── BaseLoadError                  a checkpoint that is missing, incomplete or of no known family
     ├── AdapterFileError               a file that is not an adapter, or a damaged one
     ├── AdapterMismatchError           an adapter made for another base, rank or set of sites
+    ├── CorpusError                    a corpus that is unfinished, damaged or of another plan
     ├── NonFiniteLossError             a loss became nan or infinite
     └── OutputError                    a result could not be written: no space, no permission
 
@@ -19,7 +21,9 @@ __all__ = [
     "AdapterFileError",
     "AdapterMismatchError",
     "BaseLoadError",
+    "CorpusError",
     "InputError",
+    "LeakageError",
     "NonFiniteLossError",
     "OutputError",
     "PalpError",
@@ -44,6 +48,10 @@ class PictureError(InputError):
     """A picture that cannot be read, or that is too small to learn from."""
 
 
+class LeakageError(InputError):
+    """Prompts or subjects that are to be held out are in the training part too."""
+
+
 class BaseLoadError(PalpError):
     """A checkpoint that is missing, incomplete or of no known family."""
 
@@ -54,6 +62,10 @@ class AdapterFileError(PalpError):
 
 class AdapterMismatchError(PalpError):
     """An adapter made for another base, another rank or other sites than the ones at hand."""
+
+
+class CorpusError(PalpError):
+    """A corpus that is unfinished, damaged, or made by another plan than the one at hand."""
 
 
 class NonFiniteLossError(PalpError):

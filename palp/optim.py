@@ -134,6 +134,12 @@ class SlotOptimizer:
     def _weights(self, rows: Tensor) -> Callable[[], Tensor]:
         return lambda: _flat([tensor[rows] for tensor in self._tensors])
 
+    def reset(self, slot: int) -> None:
+        """Forget what a slot's optimiser has gathered, as in a new one."""
+        start = _start(self.name, _flat(self._tensors).detach()[:1])
+        for name, value in start.items():
+            self._state[name][slot] = value[0]
+
     def state_dict(self) -> dict[str, Any]:
         """Copies of the rule's name and state, enough to go on bit for bit."""
         return {"name": self.name, "state": {name: value.clone() for name, value in self._state.items()}}

@@ -61,15 +61,16 @@ def test_draws_depend_on_seed_and_step_alone(base: Base) -> None:
     both = Pictures(jobs, base.schedule, settings(batch=4))
     alone = Pictures(jobs[1:], base.schedule, settings(batch=4))
     for name in ("x0", "noise", "fresh_noise", "t"):
-        assert torch.equal(getattr(both.draw(7), name)[4:], getattr(alone.draw(7), name)), name
-    assert not torch.equal(both.draw(7).noise, both.draw(8).noise)
-    assert not torch.equal(both.draw(7).noise[:4], both.draw(7).noise[4:])
-    assert not torch.equal(both.draw(7).noise, both.draw(7).fresh_noise)
+        assert torch.equal(getattr(both.draw([2, 7]), name)[4:], getattr(alone.draw([7]), name)), name
+    batch = both.draw([7, 7])
+    assert not torch.equal(batch.noise, both.draw([8, 8]).noise)
+    assert not torch.equal(batch.noise[:4], batch.noise[4:])
+    assert not torch.equal(batch.noise, batch.fresh_noise)
 
 
 def test_timesteps_and_pictures_are_drawn_evenly(base: Base) -> None:
     source = Pictures([joint(base, 0)], base.schedule, settings(batch=3000, t_min=0.2, t_max=0.5))
-    batch = source.draw(0)
+    batch = source.draw([0])
     assert (int(batch.t.min()), int(batch.t.max())) == (200, 499)
     counts = torch.bincount(batch.t // 100)
     assert (counts[2:] - 1000).abs().max() < 150
@@ -206,7 +207,7 @@ def test_a_word_that_is_not_drawn_stays(base: Base) -> None:
     """One picture a step: the other subject's word gets no gradient, whatever jobs share the bank."""
     job = two_subjects(base, artwork=False)
     trainer = Trainer(base, [job, joint(base, 1)], settings(batch=1, steps=1))
-    drawn = int(Pictures([job], base.schedule, trainer.settings).draw(0).subjects[0])
+    drawn = int(Pictures([job], base.schedule, trainer.settings).draw([0]).subjects[0])
     list(trainer.run())
     words = trainer.adapters()[0].placeholders
     other = job.subjects[1 - drawn]

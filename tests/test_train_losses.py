@@ -105,7 +105,7 @@ def with_random_bank(base: Base, jobs: list[Job], how: TrainSettings) -> Trainer
 @torch.no_grad()
 def slow_losses(trainer: Trainer) -> Tensor:
     """[terms slots]: means of the twin's losses over the samples of the first step."""
-    batch = Pictures(trainer.jobs, trainer.base.schedule, trainer.settings).draw(0)
+    batch = Pictures(trainer.jobs, trainer.base.schedule, trainer.settings).draw([0] * len(trainer.jobs))
     rows = []
     first = 0
     for slot, job in enumerate(trainer.jobs):

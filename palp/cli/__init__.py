@@ -14,6 +14,8 @@ To add a command, write its function in `palp/cli/<command>.py` and register it 
 A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sentences and exit codes.
 """
 
+from palp.cli.build_corpus import build_corpus
+from palp.cli.corpus import corpus
 from palp.cli.demo import demo
 from palp.cli.evaluate import evaluate
 from palp.cli.evaluate_base import evaluate_base
@@ -36,3 +38,5 @@ app.command("inspect")(inspect)
 app.command("pretrain-base")(pretrain_base)
 app.command("evaluate-base")(evaluate_base)
 app.command("evaluate")(evaluate)
+app.command("build-corpus")(build_corpus)
+app.add_typer(corpus)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["steps_bar", "training_bar"]
+__all__ = ["corpus_bar", "steps_bar", "training_bar"]
 
 
 @contextmanager
@@ -32,5 +35,36 @@ def training_bar(title: str) -> Iterator[Callable[[int, int, float], None]]:
                 bar.initial = bar.n = done - 1
             bar.update(done - bar.n)
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+
+        yield report
+
+
+@contextmanager
+def corpus_bar(tensorboard: Path | None) -> Iterator[Callable[[str, float, int], None]]:
+    """A bar for a corpus, with the time left and adapters per hour, and one log of all for tensorboard.
+
+    The function given takes what is made, how many are done (parts count), and how many there are.
+    """
+    with tqdm(unit="adapter", leave=False, smoothing=0.1) as bar, ExitStack() as stack:
+        log: Any = None
+        if tensorboard is not None:
+            from palp.learn import logs
+
+            log = stack.enter_context(logs(tensorboard))
+        begun: dict[str, tuple[float, float]] = {}
+
+        def report(what: str, done: float, total: int) -> None:
+            if what not in begun:  # a resumed build starts in the middle, and its rate is of the rest
+                begun[what] = (time.monotonic(), done)
+                bar.reset(total)
+                bar.set_description(what)
+                bar.initial = bar.n = done
+            start, before = begun[what]
+            rate = 3600 * (done - before) / max(time.monotonic() - start, 1e-3)
+            bar.update(done - bar.n)
+            bar.set_postfix_str(f"{rate:.0f}/h", refresh=False)
+            if log is not None:
+                log.add_scalar(f"corpus/{what}", done, round(time.monotonic() - start))
+                log.add_scalar(f"corpus/{what}_per_hour", rate, round(time.monotonic() - start))
 
         yield report

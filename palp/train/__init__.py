@@ -2,7 +2,21 @@
 
 from palp.train.jobs import Job, JobSubject, joint_job, residual_job
 from palp.train.losses import Losses
+from palp.train.relay import Exams, Finished, Lap, Relay
 from palp.train.settings import TrainSettings
 from palp.train.trainer import Step, Trainer
 
-__all__ = ["Job", "JobSubject", "Losses", "Step", "TrainSettings", "Trainer", "joint_job", "residual_job"]
+__all__ = [
+    "Exams",
+    "Finished",
+    "Job",
+    "JobSubject",
+    "Lap",
+    "Losses",
+    "Relay",
+    "Step",
+    "TrainSettings",
+    "Trainer",
+    "joint_job",
+    "residual_job",
+]

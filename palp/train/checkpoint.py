@@ -12,7 +12,7 @@ from torch import Tensor
 from palp.atomic import atomic_write
 from palp.errors import InputError
 
-VERSION = "1"
+VERSION = "2"
 
 
 def save(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, str]) -> None:

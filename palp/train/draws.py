@@ -36,22 +36,25 @@ class Pictures:
     """The latents of all jobs, on the base's device, and the drawing of batches from them."""
 
     def __init__(self, jobs: Sequence[Job], schedule: NoiseSchedule, settings: TrainSettings) -> None:
-        self._jobs, self._batch = jobs, settings.batch
+        self._jobs, self._batch = tuple(jobs), settings.batch
         self._device = schedule.alphas_cumprod.device
         members = [subject for job in jobs for subject in job.subjects]
-        self._latents = torch.cat([member.latents.float() for member in members]).to(self._device)
+        distinct = list({id(member.latents): member.latents for member in members}.values())  # jobs share subjects
+        start = dict(zip(map(id, distinct), np.cumsum([0, *map(len, distinct)]), strict=False))
+        self._latents = torch.cat([latents.float() for latents in distinct]).to(self._device)
+        self._picture_of = np.concatenate([start[id(m.latents)] + np.arange(len(m.latents)) for m in members])
         self._subject_of = np.repeat(np.arange(len(members)), [len(member.latents) for member in members])
         self._first = np.cumsum([0, *(job.pictures for job in jobs)])
         low = round(settings.t_min * len(schedule))
         self._t_range = (low, max(round(settings.t_max * len(schedule)), low + 1))
 
-    def draw(self, step: int) -> Batch:
-        """The batch of a step, the same whenever it is drawn and whatever the other jobs are."""
-        rows = [self._draw_job(number, job, step) for number, job in enumerate(self._jobs)]
+    def draw(self, steps: Sequence[int]) -> Batch:
+        """The batch of a step of each job, the same whenever it is drawn and whatever the other jobs are."""
+        rows = [self._draw_job(number, job, steps[number]) for number, job in enumerate(self._jobs)]
         picture, t, noise, fresh = (np.concatenate(part) for part in zip(*rows, strict=True))
         return Batch(
             torch.from_numpy(self._subject_of[picture]),
-            self._latents[torch.from_numpy(picture).to(self._device)],
+            self._latents[torch.from_numpy(self._picture_of[picture]).to(self._device)],
             torch.from_numpy(noise).to(self._device),
             torch.from_numpy(fresh).to(self._device),
             torch.from_numpy(t).to(self._device),

@@ -16,6 +16,7 @@ from palp.errors import InputError
 from palp.guidance import find_rule
 from palp.prompts import Prompts, make_prompts
 from palp.subjects import Subject, encode_pictures
+from palp.train.settings import TrainSettings
 
 __all__ = ["Job", "JobSubject", "joint_job", "residual_job"]
 
@@ -97,6 +98,25 @@ class Job:
             for name, tensor in _adapter_tensors(subject.adapter):
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def describe(self, steps: int, settings: TrainSettings) -> dict[str, str]:
+        """Metadata of its adapter after so many steps."""
+
+        def distinct(values: Iterator[str]) -> str:
+            return " | ".join(dict.fromkeys(values))
+
+        return {
+            "name": self.name,
+            "class_word": distinct(subject.class_word for subject in self.subjects),
+            "prompt": distinct(subject.prompts.target for subject in self.subjects),
+            "clean_prompt": distinct(subject.prompts.clean for subject in self.subjects),
+            "personal_prompt": distinct(subject.prompts.personal for subject in self.subjects),
+            "form": "residual" if self.residual else "joint",
+            "rule": self.rule,
+            "seed": str(self.seed),
+            "steps": str(steps),
+            "settings": json.dumps(settings.to_mapping()),
+        }
 
 
 def joint_job(

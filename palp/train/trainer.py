@@ -20,12 +20,12 @@ from palp.base import Base
 from palp.errors import InputError, NonFiniteLossError
 from palp.optim import SlotOptimizer, SlotParameters
 from palp.train import checkpoint
-from palp.train.denoisers import BankDenoisers, Route
-from palp.train.draws import Batch, Pictures
+from palp.train.denoisers import Route
 from palp.train.jobs import Job
-from palp.train.losses import Losses, Objective
+from palp.train.lessons import Lessons, check_jobs
+from palp.train.losses import Losses
 from palp.train.settings import TrainSettings
-from palp.train.words import PromptStates, Words
+from palp.train.words import Words
 
 __all__ = ["Step", "Trainer"]
 
@@ -39,14 +39,14 @@ class Step:
         losses: weighted sum and terms, before the update.
         grad_norm: of each job before clipping.
         active: the jobs that learned in this step; a loss or gradient that is not finite ends a job.
-        lr_scale: the schedule's factor on the learning rates.
+        lr_scale: the schedule's factor on the learning rates of each job.
     """
 
     number: int
     losses: Losses
     grad_norm: Float[Tensor, "slots"]
     active: Bool[Tensor, "slots"]
-    lr_scale: float
+    lr_scale: Float[Tensor, "slots"]
 
 
 class Trainer:
@@ -57,9 +57,10 @@ class Trainer:
             ...                                     # log, save, or break off: the caller's business
         adapters = trainer.adapters()
 
-    What a job draws depends on its seed and the step alone, and no job's numbers enter another's, so the
+    What a job draws depends on its seed and its own step alone, and no job's numbers enter another's, so the
     result of a job does not depend on the others, up to the rounding of batched kernels. On a CPU a run that
-    was saved and loaded goes on bit for bit.
+    was saved and loaded goes on bit for bit. Between two steps a slot may be stopped, or given another job,
+    which begins at its own first step while the others go on.
 
     Args:
         base: frozen.
@@ -72,43 +73,77 @@ class Trainer:
     """
 
     def __init__(self, base: Base, jobs: Sequence[Job], settings: TrainSettings) -> None:
-        _check(base, jobs)
-        self.base, self.jobs, self.settings = base, tuple(jobs), settings
+        check_jobs(base, jobs)
+        self.base, self.jobs, self.settings = base, list(jobs), settings
         sites, alpha = base.sites(settings.sites), settings.lora_alpha or float(settings.rank)
         self.bank = AdapterBank(base.unet, AdapterSpec(base.fingerprint, sites, settings.rank, alpha), len(jobs))
         for slot, job in enumerate(jobs):
             self.bank.init_(slot, job.seed)
         self.step = 0
-        self.failed_at = torch.full((len(jobs),), -1, device=base.device)  # step; -1 while a job goes on
+        self.steps = torch.zeros(len(jobs), dtype=torch.long)  # that each job has learned in
+        self.failed_at = torch.full((len(jobs),), -1)  # the job's step; -1 while its numbers are finite
+        self.stopped = torch.zeros(len(jobs), dtype=torch.bool)
         self._words = Words(base, jobs, settings.vectors)
-        self._states = PromptStates(base, jobs, self._words)
-        self._pictures = Pictures(jobs, base.schedule, settings)
-        self._objective = Objective(base, jobs, settings)
-        self._subject_bank, self._subject_slots = _subject_bank(base, jobs)
+        self._lessons = Lessons(base, jobs, self._words, settings)
         self._slots = torch.arange(len(jobs)).repeat_interleave(settings.batch)
         limit = math.inf if settings.clip is None else settings.clip
         self._optimizer = SlotOptimizer(self._groups(), settings.optimizer, max_norm=limit)
+
+    @property
+    def going(self) -> Bool[Tensor, "slots"]:
+        """The slots whose jobs are not finished, stopped or failed."""
+        return (self.steps < self.settings.steps) & ~self.stopped & (self.failed_at < 0)
 
     def run(self) -> Iterator[Step]:
         """Train to the last step, yielding after each; the base is as before when the loop ends.
 
         Raises:
-            NonFiniteLossError: in the end, if a job was stopped; the others are finished then.
+            NonFiniteLossError: in the end, if a job has failed; the others are finished then.
         """
         with self._on_base():
-            while self.step < self.settings.steps and bool((self.failed_at < 0).any()):
+            while bool(self.going.any()):
                 yield self._advance()
         if errors := self.errors():
             raise errors[0]
 
+    def refill(self, slot: int, job: Job) -> None:
+        """Give a slot another job, from its first step; what the slot held is gone, and the others go on as they were.
+
+        Raises:
+            InputError: it is of another form than the first jobs, or has frozen subjects or words that they have not.
+        """
+        self._lessons.fill(slot, job)
+        self._words.start(slot, job)
+        self.bank.init_(slot, job.seed)
+        self._optimizer.reset(slot)
+        self.jobs[slot] = job
+        self.steps[slot], self.failed_at[slot], self.stopped[slot] = 0, -1, False
+
+    def stop(self, slot: int) -> None:
+        """End a slot's job where it is; one that has failed is no longer counted as an error."""
+        self.stopped[slot], self.failed_at[slot] = True, -1
+
     def errors(self) -> list[NonFiniteLossError]:
-        """The jobs that were stopped, and when."""
+        """The jobs that have failed, and when."""
         failed = enumerate(self.failed_at.tolist())
         return [NonFiniteLossError(step, slot) for slot, step in failed if step >= 0]
 
     def adapters(self) -> list[Adapter]:
-        """Copies of the adapters, on the CPU, a job each; that of a stopped job as it last was."""
-        return [self._adapter(slot, job) for slot, job in enumerate(self.jobs)]
+        """Copies of the adapters, on the CPU, a job each; that of a failed job as it last was."""
+        return [self.adapter(slot) for slot in range(len(self.jobs))]
+
+    def adapter(self, slot: int) -> Adapter:
+        """A copy of one slot's adapter, on the CPU."""
+        adapter, job = self.bank.read(slot), self.jobs[slot]
+        spec = replace(adapter.spec, dtype=self.settings.dtype)
+        down, up = (
+            {site: tensor.to(spec.torch_dtype) for site, tensor in side.items()} for side in (adapter.down, adapter.up)
+        )
+        words = {
+            word: {encoder: tensor.to(spec.torch_dtype) for encoder, tensor in encoders.items()}
+            for word, encoders in self._words.of_job(slot, job).items()
+        }
+        return Adapter(spec, down, up, words, job.describe(int(self.steps[slot]), self.settings))
 
     def save(self, path: str | Path) -> None:
         """Write everything that `load` needs to one safetensors file, atomically."""
@@ -127,7 +162,9 @@ class Trainer:
         optimizer = self._optimizer.state_dict()["state"]
         return {
             "step": torch.tensor(self.step),
+            "steps": self.steps.clone(),
             "failed_at": self.failed_at.clone(),
+            "stopped": self.stopped.clone(),
             **{f"optimizer.{name}": value for name, value in optimizer.items()},
             **{name: tensor.detach().clone() for name, tensor in self._tensors().items()},
         }
@@ -143,7 +180,8 @@ class Trainer:
         if odd := sorted({*mine.items()} ^ {(name, tensor.shape) for name, tensor in state.items()}):
             raise InputError(f"the saved state is of another run: {odd[0][0]} differs; use its settings")
         self.step = int(state["step"])
-        self.failed_at.copy_(state["failed_at"])
+        for name in ("steps", "failed_at", "stopped"):
+            getattr(self, name).copy_(state[name])
         prefix = "optimizer."
         rows = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
         self._optimizer.load_state_dict({"name": self.settings.optimizer, "state": rows})
@@ -151,37 +189,28 @@ class Trainer:
             tensor.copy_(state[name])
 
     def _advance(self) -> Step:
-        """One step of every job that is still going."""
-        batch = self._pictures.draw(self.step)
-        scale = self.settings.lr_scale(self.step)
-        losses = self._backward(batch)
-        active = (self.failed_at < 0) & losses.loss.isfinite()
-        norms = self._optimizer.step(active, torch.full((len(self.jobs),), scale))
-        active &= norms.isfinite().to(active.device)
-        self.failed_at[(self.failed_at < 0) & ~active] = self.step
+        """One step of every job that is still going; the others stay in the batch, unread, so that the kernels remain
+        the same, and with them their neighbours' bits."""
+        going, last = self.going, self.settings.steps - 1
+        steps = [min(step, last) for step in self.steps.tolist()]
+        scale = torch.tensor([self.settings.lr_scale(step) for step in steps])
+        self._optimizer.zero_grad()
+        with self._lessons.losses(steps, Route(self.bank, self._slots)) as losses:
+            losses.loss.sum().backward()
+        losses = replace(losses, loss=losses.loss.detach())
+        active = going.to(self.base.device) & losses.loss.isfinite()
+        norms = self._optimizer.step(active, scale)
+        active &= norms.isfinite()
+        learned = active.cpu()
+        self.failed_at = torch.where(going & ~learned, self.steps, self.failed_at)
+        self.steps += learned
         self.step += 1
         return Step(self.step - 1, losses, norms, active, scale)
-
-    def _backward(self, batch: Batch) -> Losses:
-        """Losses, without gradient; the gradients are on the parameters.
-
-        A stopped job stays in the batch, unread: its neighbours' kernels, and so their bits, remain the same.
-        """
-        self._optimizer.zero_grad()
-        self._states.refresh()
-        frozen = None
-        if self._subject_bank is not None:
-            frozen = Route(self._subject_bank, self._subject_slots[batch.subjects])
-        trained = Route(self.bank, self._slots)
-        denoisers = BankDenoisers(self.base, self._states, batch.subjects, trained, frozen)
-        with self._objective(batch, denoisers) as losses:
-            losses.loss.sum().backward()
-        return replace(losses, loss=losses.loss.detach())
 
     @contextmanager
     def _on_base(self) -> Iterator[None]:
         """Within, the banks are attached to the base's denoiser."""
-        banks = [bank for bank in (self.bank, self._subject_bank) if bank is not None]
+        banks = [bank for bank in (self.bank, self._lessons.frozen) if bank is not None]
         for bank in banks:
             bank.attach()
         if self.settings.gradient_checkpointing:
@@ -212,57 +241,3 @@ class Trainer:
             "settings": json.dumps(self.settings.to_mapping()),
             "jobs": json.dumps([job.content_hash for job in self.jobs]),
         }
-
-    def _adapter(self, slot: int, job: Job) -> Adapter:
-        adapter = self.bank.read(slot)
-        spec = replace(adapter.spec, dtype=self.settings.dtype)
-        down, up = (
-            {site: tensor.to(spec.torch_dtype) for site, tensor in side.items()} for side in (adapter.down, adapter.up)
-        )
-        words = {
-            word: {encoder: tensor.to(spec.torch_dtype) for encoder, tensor in encoders.items()}
-            for word, encoders in self._words.of_job(slot, job).items()
-        }
-        return Adapter(spec, down, up, words, self._metadata(slot, job))
-
-    def _metadata(self, slot: int, job: Job) -> dict[str, str]:
-        failed = int(self.failed_at[slot])
-
-        def distinct(values: Iterator[str]) -> str:
-            return " | ".join(dict.fromkeys(values))
-
-        return {
-            "name": job.name,
-            "class_word": distinct(subject.class_word for subject in job.subjects),
-            "prompt": distinct(subject.prompts.target for subject in job.subjects),
-            "clean_prompt": distinct(subject.prompts.clean for subject in job.subjects),
-            "personal_prompt": distinct(subject.prompts.personal for subject in job.subjects),
-            "form": "residual" if job.residual else "joint",
-            "rule": job.rule,
-            "seed": str(job.seed),
-            "steps": str(self.step if failed < 0 else failed),
-            "settings": json.dumps(self.settings.to_mapping()),
-        }
-
-
-def _check(base: Base, jobs: Sequence[Job]) -> None:
-    if not jobs or len({job.residual for job in jobs}) > 1:
-        raise InputError(
-            f"{len(jobs)} jobs were given, {sum(job.residual for job in jobs)} of them residual: "
-            "give at least one, all of one form"
-        )
-    if base.dtype == torch.float16:
-        raise InputError("the base computes in float16, where gradients vanish: load it in bfloat16")
-
-
-def _subject_bank(base: Base, jobs: Sequence[Job]) -> tuple[AdapterBank | None, Tensor]:
-    """Residual form: a frozen bank of all subject adapters, and the slot of each subject in it."""
-    adapters = [subject.adapter for job in jobs for subject in job.subjects if subject.adapter is not None]
-    distinct = list({id(adapter): adapter for adapter in adapters}.values())
-    if not distinct:
-        return None, torch.empty(0, dtype=torch.long)
-    bank = AdapterBank(base.unet, distinct[0].spec, len(distinct)).requires_grad_(False)
-    for slot, adapter in enumerate(distinct):
-        bank.write(slot, adapter)
-    slot_of = {id(adapter): slot for slot, adapter in enumerate(distinct)}
-    return bank, torch.tensor([slot_of[id(adapter)] for adapter in adapters])

@@ -1,0 +1,196 @@
+"""Building a corpus, or one builder's part of it: killed at any moment and run again, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palp.atomic import write_json
+from palp.base import Base
+from palp.compose import compose
+from palp.corpus.folder import CorpusFolder, Item, Part, only_one
+from palp.corpus.manifest import write_manifest
+from palp.corpus.plan import CorpusPlan, Gate
+from palp.corpus.relays import Report, Saved, run_saved
+from palp.corpus.shards import ADAPTER, PREVIEW, RECORD, write_shard
+from palp.corpus.subjects import Teacher, learn_subjects, read_subjects
+from palp.draw import Picture, Sampling, draw
+from palp.errors import InputError
+from palp.recipes import guidance_scale, recipe
+from palp.sheets import save_png, to_images
+from palp.train import Exams, Finished, Job, Relay, TrainSettings
+
+__all__ = ["build_part"]
+
+
+def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Report) -> CorpusFolder:
+    """Make the adapters of a part; whoever finds all shards there writes the manifest.
+
+    Raises:
+        InputError: the folder holds another corpus, another process builds this part, or there are fewer shards than
+            parts. CorpusError, OutputError: what is on disk cannot be used, or nothing can be written.
+    """
+    folder, settings = CorpusFolder(out), recipe(base.name, "residual", plan.recipe)
+    arithmetic = str(base.dtype).removeprefix("torch.")
+    identity = {"base": base.fingerprint, "arithmetic": arithmetic, "settings": plan.to_mapping()}
+    folder.begin({**identity, "recipe": settings.to_mapping()}, plan.prompts.prompts())
+    shards = folder.shards()
+    if part.of > len(shards):
+        raise InputError(f"{part.of} builders were asked for, and there are {len(shards)} shards: ask for no more")
+    there = [folder.shard(number).is_file() for number in range(len(shards))]
+    if not (folder.manifest.is_file() and all(there)):
+        folder.manifest.unlink(missing_ok=True)  # a shard was deleted, to be built again
+        with only_one(folder.work / f"{part}.lock", wait=False):
+            learn_subjects(base, plan, folder, plan.slots, report)
+            mine = {number: items for number, items in enumerate(shards) if number % part.of == part.index}
+            if not all(folder.shard(number).is_file() for number in mine):
+                _Builder(base, plan, folder, settings, mine).build(part, report)
+        if all(folder.shard(number).is_file() for number in range(len(shards))):
+            write_manifest(folder)
+            shutil.rmtree(folder.work, ignore_errors=True)
+    return folder
+
+
+class _Builder:
+    """The items of some shards, through one relay."""
+
+    def __init__(
+        self,
+        base: Base,
+        plan: CorpusPlan,
+        folder: CorpusFolder,
+        settings: TrainSettings,
+        shards: dict[int, list[Item]],
+    ) -> None:
+        self._base, self._plan, self._folder, self._settings, self._shards = base, plan, folder, settings, shards
+        self._train = list(read_subjects(folder, "train").values())
+        self._probe = list(read_subjects(folder, "probe").values()) or self._train
+        self._weight = _weight_norm(base, settings)
+
+    def build(self, part: Part, report: Report) -> None:
+        """Train what is not decided, and seal each shard as its last item is."""
+        queue = self._queue(part)
+        if queue:
+            exams = self._plan.exams
+            relay = Relay(
+                self._base,
+                [self._job(item) for item in queue],
+                self._settings,
+                self._plan.slots,
+                exams.every,
+                Exams([self._exam(item) for item in queue], exams.batch, exams.patience, exams.min_delta),
+            )
+            identity = {"slots": str(self._plan.slots), "queue": json.dumps([item.key for item in queue])}
+            for lap in run_saved(relay, Saved(self._state(part), identity)):
+                if lap.finished:
+                    self._decide([(queue[done.number], done) for done in lap.finished])
+                    self._seal()
+                report("adapters", lap.done, len(queue))
+        self._seal()
+        self._state(part).unlink(missing_ok=True)
+
+    def _state(self, part: Part) -> Path:
+        return self._folder.work / f"{part}.checkpoint.safetensors"
+
+    def _queue(self, part: Part) -> list[Item]:
+        """What is to be trained: that of the unfinished run, for its state counts on it; else what is not decided."""
+        items = {item.key: item for items in self._shards.values() for item in items}
+        path = self._folder.work / f"{part}.queue.json"
+        if self._state(part).is_file() and path.is_file():
+            return [items[key] for key in json.loads(path.read_text())]
+        sealed = {i.key for n, rows in self._shards.items() if self._folder.shard(n).is_file() for i in rows}
+        queue = [k for k in items if k not in sealed and not self._folder.staged(k, RECORD).is_file()]
+        write_json(path, queue)
+        return [items[key] for key in queue]
+
+    def _job(self, item: Item) -> Job:
+        seed = self._plan.twin_seed if item.twin else self._plan.seed
+        return _job(self._train, item, seed)
+
+    def _exam(self, item: Item) -> Job:
+        return _job(self._probe, item, self._plan.exams.seed)
+
+    def _decide(self, pairs: Sequence[tuple[Item, Finished]]) -> None:
+        """Write each item's files, the record last; items of sealed shards are there already."""
+        sealed = {i.key for n, rows in self._shards.items() if self._folder.shard(n).is_file() for i in rows}
+        pairs = [(item, done) for item, done in pairs if item.key not in sealed]
+        finite = [(item, done) for item, done in pairs if _is_finite(done)]
+        for (item, done), preview in zip(finite, self._previews(finite), strict=True):
+            save_png(preview, self._folder.staged(item.key, PREVIEW))
+            done.adapter.save(self._folder.staged(item.key, "safetensors"))
+        for item, done in pairs:
+            metrics = self._metrics(done)
+            record = {
+                "prompt": item.prompt.text, "elements": dict(item.prompt.elements), "cluster": item.prompt.cluster,
+                "split": item.prompt.split, "twin": item.twin, "metrics": metrics,
+                "rejected": _reason(self._plan.gate, done, metrics),
+            }  # fmt: skip
+            write_json(self._folder.staged(item.key, RECORD), record)
+
+    def _previews(self, pairs: Sequence[tuple[Item, Finished]]) -> list[Any]:
+        """Each prompt with its adapter and the first subject."""
+        if not pairs:
+            return []
+        subject = self._train[0].adapter
+        pictures = [
+            Picture(item.prompt.text, 0, compose([(subject, 1.0), (done.adapter, 1.0)])) for item, done in pairs
+        ]
+        sampling = Sampling(self._plan.preview_steps, guidance_scale(self._base.name))
+        return to_images(draw(self._base, pictures, sampling))
+
+    def _metrics(self, done: Finished) -> dict[str, float]:
+        norm = math.sqrt(sum(value**2 for value in done.adapter.norms().values())) / self._weight
+        gain = 1 - done.after / done.before if done.before else 0.0
+        values = {"gain": gain, "loss": done.after, "loss_subject_only": done.before, "norm": norm}
+        return {"steps": float(done.steps), **{name: v for name, v in values.items() if math.isfinite(v)}}
+
+    def _seal(self) -> None:
+        """Pack the shards whose items are all decided; the records stay until all is done."""
+        for number, items in self._shards.items():
+            path = self._folder.shard(number)
+            if path.is_file() or not all(self._folder.staged(item.key, RECORD).is_file() for item in items):
+                continue
+            samples = [self._sample(item) for item in items]
+            if refused := [s for s in samples if json.loads(s[RECORD])["rejected"]]:
+                write_shard(self._folder.rejected(number), refused)
+            write_shard(path, [sample for sample in samples if not json.loads(sample[RECORD])["rejected"]])
+            for item in items:
+                for kind in ("safetensors", PREVIEW):
+                    self._folder.staged(item.key, kind).unlink(missing_ok=True)
+
+    def _sample(self, item: Item) -> dict[str, Any]:
+        files = {ADAPTER: "safetensors", PREVIEW: PREVIEW, RECORD: RECORD}
+        paths = {kind: self._folder.staged(item.key, suffix) for kind, suffix in files.items()}
+        return {"__key__": item.key, **{kind: path.read_bytes() for kind, path in paths.items() if path.is_file()}}
+
+
+def _job(subjects: Sequence[Teacher], item: Item, seed: int) -> Job:
+    return Job(tuple(s.at(item.prompt.text) for s in subjects), "composed", seed, item.key)
+
+
+def _is_finite(done: Finished) -> bool:
+    tensors = [*done.adapter.down.values(), *done.adapter.up.values()]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def _reason(gate: Gate, done: Finished, metrics: dict[str, float]) -> str | None:
+    """Why an adapter is refused; None if it is not."""
+    if done.failed_at >= 0 or not _is_finite(done) or "gain" not in metrics:
+        return f"not finite in step {max(done.failed_at, done.steps)}"
+    if metrics["gain"] < gate.min_gain:
+        return f"gain {metrics['gain']:.4f} below {gate.min_gain}"
+    if metrics["norm"] > gate.max_norm:
+        return f"norm {metrics['norm']:.4f} above {gate.max_norm}"
+    return None
+
+
+def _weight_norm(base: Base, settings: TrainSettings) -> float:
+    """‖W‖ over all sites."""
+    weights = [base.unet.get_submodule(site.name).weight for site in base.sites(settings.sites)]
+    return float(torch.stack([weight.detach().float().square().sum() for weight in weights]).sum().sqrt())

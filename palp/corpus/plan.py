@@ -1,0 +1,146 @@
+"""The plan of a corpus, from its YAML file: prompts, subjects, recipe, exams, gate, shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from palp.corpus.contract import CorpusPrompt
+from palp.corpus.grammar import read_grammar
+from palp.corpus.leakage import check_prompts
+from palp.corpus.prompts import PromptCounts, draw_prompts, read_prompts
+from palp.errors import InputError
+
+__all__ = ["CorpusPlan", "ExamPlan", "Gate", "PromptPlan", "SubjectPlan", "read_plan"]
+
+ROLES = ("train", "probe", "held_out")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """Prompts of a grammar, so many of each split; or those in a file."""
+
+    grammar: str = "icons"  # "icons", "real" or a YAML file
+    file: str | None = None  # text or JSON lines, in place of a grammar
+    train: int = 400
+    paraphrase: int = 32
+    combination: int = 40
+    word: int = 40
+    seed: int = 0
+
+    def prompts(self) -> list[CorpusPrompt]:
+        """The prompts, in the order of their keys.
+
+        Raises:
+            InputError, LeakageError: as `draw_prompts`, `read_prompts` and `check_prompts`.
+        """
+        counts = PromptCounts(self.train, self.paraphrase, self.combination, self.word)
+        if self.file is None:
+            prompts = draw_prompts(read_grammar(self.grammar), counts, self.seed)
+        else:
+            prompts = read_prompts(Path(self.file))
+        check_prompts(prompts)
+        return prompts
+
+
+@dataclass(frozen=True)
+class SubjectPlan:
+    """A user's subject: pictures, or a run or adapter that has learned them."""
+
+    name: str
+    source: str
+    class_word: str | None = None
+    role: str = "train"  # or "probe", to examine adapters with; or "held_out", for the hypernetwork's evaluation
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES or not self.name.replace("-", "").replace("_", "").isalnum():
+            raise InputError(
+                f"the subject {self.name!r} has role {self.role!r}: use letters, digits, - and _ for names, "
+                f"and one of {', '.join(ROLES)}"
+            )
+
+
+@dataclass(frozen=True)
+class ExamPlan:
+    """When adapters are examined, and when one is done."""
+
+    every: int = 20  # steps
+    batch: int = 16  # samples
+    patience: int = 2  # exams without progress
+    min_delta: float = 0.01  # share of the loss that counts as progress
+    seed: int = 1_000_003  # of pictures, timesteps and noise
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What an adapter must reach to be accepted."""
+
+    min_gain: float = 0.02  # share of the exam's loss without it that it takes away
+    max_norm: float = 1.0  # ‖ΔW‖ / ‖W‖ over all sites
+
+
+@dataclass(frozen=True)
+class CorpusPlan:
+    """Everything that a corpus depends on, but for the base and the code."""
+
+    prompts: PromptPlan = PromptPlan()
+    subjects: tuple[SubjectPlan, ...] = ()  # none: characters of the picture world
+    train_subjects: int = 8  # of the picture world
+    probe_subjects: int = 3  # of the picture world
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # over the residual recipe of the base
+    subject_recipe: Mapping[str, Any] = field(default_factory=dict)  # over the subject recipe of the base
+    seed: int = 0  # of A, data order, timesteps and noise: one for all
+    twins: int = 32  # adapters trained again with another seed
+    twin_seed: int = 1
+    slots: int = 16  # adapters at once
+    exams: ExamPlan = ExamPlan()
+    gate: Gate = Gate()
+    shard_size: int = 64  # adapters
+    preview_steps: int = 10  # sampling steps of the previews
+
+    def __post_init__(self) -> None:
+        for name in ("train_subjects", "slots", "shard_size", "preview_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        if self.seed == self.twin_seed:
+            raise InputError(f"seed and twin_seed are both {self.seed}: twins need another seed")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The values by name, for JSON; the number of slots is no part of what a corpus is."""
+        return {name: value for name, value in asdict(self).items() if name != "slots"}
+
+
+def read_plan(path: Path) -> CorpusPlan:
+    """The plan in a YAML file; what is left out has its default.
+
+    Raises:
+        InputError: no such file, a name that is no setting, or a value that cannot be.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise InputError(f"there is no plan {path}: give a YAML file, such as configs/corpus-icons.yaml")
+    try:
+        values = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a plan: {error}") from error
+    parts: dict[str, type[Any]] = {"prompts": PromptPlan, "exams": ExamPlan, "gate": Gate}
+    values |= {name: _part(kind, values[name], path) for name, kind in parts.items() if name in values}
+    if "subjects" in values:
+        values["subjects"] = tuple(_part(SubjectPlan, entry, path) for entry in values["subjects"])
+    return _part(CorpusPlan, values, path)
+
+
+def _part(kind: type[T], values: Any, path: Path) -> T:
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has {values!r} where names and values of {kind.__name__} are needed")
+    if unknown := sorted(values.keys() - set(known)):
+        raise InputError(f"{path} has {unknown[0]!r}, which is no setting: choose from {', '.join(known)}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{path}: {error}") from error

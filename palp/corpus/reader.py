@@ -1,0 +1,127 @@
+"""Reading a finished corpus: what `palp.corpus.Corpus` promises, from the shards, when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from palp.adapter import Adapter, AdapterSpec, Site
+from palp.corpus.contract import CorpusPrompt, CorpusSubject
+from palp.corpus.folder import TWIN, CorpusFolder, read_json
+from palp.corpus.shards import PREVIEW, Shard
+from palp.errors import CorpusError, InputError
+
+__all__ = ["OpenCorpus", "open_corpus"]
+
+
+class OpenCorpus:
+    """A finished corpus on disk; adapters are read from their shards each time, subjects once."""
+
+    def __init__(self, folder: CorpusFolder) -> None:
+        self.folder, self.manifest = folder, read_json(folder.manifest)
+        self._home: dict[str, Shard] = {}
+        for number, row in enumerate(self.manifest["shards"]):
+            shard = Shard.open(folder.shard(number))
+            if shard.keys != row["keys"]:
+                raise CorpusError(f"{shard.path} does not hold what the manifest says: run `corpus verify`")
+            self._home |= dict.fromkeys(shard.keys, shard)
+
+    @property
+    def base(self) -> str:
+        """Fingerprint of the base."""
+        return str(self.manifest["base"])
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """Settings that the adapters were trained with, and the shared seed."""
+        return {**self.manifest["recipe"], "seed": self.manifest["seed"]}
+
+    @cached_property
+    def spec(self) -> AdapterSpec:
+        """Of every prompt adapter.
+
+        Raises:
+            CorpusError: the gate has refused them all.
+        """
+        spec = self.manifest["spec"]
+        if spec is None:
+            raise CorpusError(f"{self.folder.path} has no adapter: all were rejected, see `corpus stats`")
+        return AdapterSpec(**{**spec, "sites": tuple(Site(**site) for site in spec["sites"])})
+
+    @cached_property
+    def prompts(self) -> Sequence[CorpusPrompt]:
+        """Those with an accepted adapter, in the order of their keys."""
+        prompts = [CorpusPrompt(**entry) for entry in self.folder.read_plan()["prompts"]]
+        return tuple(sorted((p for p in prompts if p.key in self._home), key=lambda prompt: prompt.key))
+
+    @cached_property
+    def subjects(self) -> Sequence[CorpusSubject]:
+        """Training subjects and held-out ones; those that adapters were examined with are neither."""
+        return tuple(
+            CorpusSubject(
+                name,
+                entry["class_word"],
+                load_file(self.folder.latents(name))["latents"],
+                Adapter.load(self.folder.subject(name)),
+                entry["role"] == "held_out",
+            )
+            for name, entry in self.manifest["subjects"].items()
+            if entry["role"] != "probe"
+        )
+
+    @property
+    def twins(self) -> Sequence[str]:
+        """Keys of the prompts that also have an accepted adapter of another seed: the noise floor."""
+        keys = (key.removesuffix(TWIN) for key in self._home if key.endswith(TWIN))
+        return tuple(sorted(key for key in keys if key in self._home))
+
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Why the gate has refused what it refused."""
+        return dict(self.manifest["rejected"])
+
+    def adapter(self, key: str) -> Adapter:
+        """The prompt adapter of a prompt.
+
+        Raises:
+            InputError: there is none; CorpusError, AdapterFileError: its shard is damaged.
+        """
+        return self._shard(key).adapter(key)
+
+    def twin(self, key: str) -> Adapter:
+        """The one of the other seed; raises as `adapter`."""
+        return self.adapter(key + TWIN)
+
+    def metrics(self, key: str) -> Mapping[str, float]:
+        """Gain over the subject alone, losses in the exam, norm and steps; raises as `adapter`."""
+        metrics: Mapping[str, float] = self._shard(key).record(key)["metrics"]
+        return metrics
+
+    def preview(self, key: str) -> bytes:
+        """A small PNG file; raises as `adapter`."""
+        return self._shard(key).read(key, PREVIEW)
+
+    def _shard(self, key: str) -> Shard:
+        if key not in self._home:
+            raise InputError(f"the corpus has no adapter {key!r}: it has {len(self._home)}, see `corpus stats`")
+        return self._home[key]
+
+    def record(self, key: str) -> dict[str, Any]:
+        """Everything noted about an adapter; raises as `adapter`."""
+        return self._shard(key).record(key)
+
+
+def open_corpus(folder: Path) -> OpenCorpus:
+    """A finished corpus.
+
+    Raises:
+        CorpusError: it is not finished, or its manifest or a shard cannot be read.
+    """
+    paths = CorpusFolder(folder)
+    if not paths.manifest.is_file():
+        raise CorpusError(f"{folder} holds no finished corpus: run its build-corpus command again, to the end")
+    return OpenCorpus(paths)

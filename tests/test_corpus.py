@@ -1,0 +1,248 @@
+"""Corpora from end to end: built, killed, resumed, verified, merged, read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from palp.atomic import write_json
+from palp.corpus import Corpus, open_corpus
+from palp.corpus.folder import CorpusFolder, Part, only_one
+from palp.corpus.manifest import problems
+from palp.corpus.merge import merge
+from palp.corpus.plan import Gate, read_plan
+from palp.corpus.shards import Shard, write_shard
+from palp.corpus.stats import sheet, stats
+from palp.errors import CorpusError, InputError
+from tests.commands import PALP_HYPER, refuses, succeeds
+from tests.corpus_building import build, samples
+from tests.training import tensors_of
+
+MERGED: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
+"""Other neighbours in the bank go through the same kernels in other places; see tests/test_train.py."""
+KEYS = ["own-00001", "own-00002", "own-00003", "own-00004", "own-00005"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
+    """A finished corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    return build(folder / "in", folder / "out")
+
+
+@pytest.fixture
+def copy(whole: CorpusFolder, tmp_path: Path) -> CorpusFolder:
+    """One to damage."""
+    return CorpusFolder(Path(shutil.copytree(whole.path, tmp_path / "copy")))
+
+
+def files(folder: CorpusFolder) -> dict[str, bytes]:
+    paths = [p for p in folder.path.rglob("*") if p.is_file() and folder.work not in p.parents]
+    return {p.relative_to(folder.path).as_posix(): p.read_bytes() for p in paths}
+
+
+def test_a_finished_corpus_is_what_was_promised(whole: CorpusFolder) -> None:
+    corpus = open_corpus(whole.path)
+    promised: Corpus = corpus
+    assert [prompt.key for prompt in promised.prompts] == KEYS
+    assert [prompt.split for prompt in promised.prompts] == ["train"] * 4 + ["word"]
+    assert {s.name: s.held_out for s in promised.subjects} == {"cat": False, "hat": True}, "cap is for exams only"
+    assert corpus.twins == ("own-00001",)
+    assert promised.recipe["rule"] == "composed"
+    for key in KEYS:
+        adapter = promised.adapter(key)
+        assert (adapter.spec, adapter.placeholders, adapter.metadata["name"]) == (promised.spec, {}, key)
+        assert all(up.abs().max() > 0 for up in adapter.up.values())
+        assert {"gain", "loss", "loss_subject_only", "norm", "steps"} <= promised.metrics(key).keys()
+    for subject in promised.subjects:
+        assert subject.latents.shape == (2, 4, 8, 8)
+        assert subject.adapter.placeholders.keys() == {"[V]"}
+    assert not whole.work.exists()
+    assert list(problems(whole)) == []
+
+
+def test_adapters_of_one_seed_began_at_one_point_and_the_twin_elsewhere(whole: CorpusFolder) -> None:
+    corpus = open_corpus(whole.path)
+    first, second, twin = corpus.adapter(KEYS[0]), corpus.adapter(KEYS[1]), corpus.twin(KEYS[0])
+    site = first.spec.sites[0].name
+    near, far = ((first.down[site] - other.down[site]).abs().max() for other in (second, twin))
+    assert near < 0.5 * far
+
+
+def test_plain_webdataset_reads_the_shards(whole: CorpusFolder) -> None:
+    import webdataset
+
+    urls = [str(whole.shard(number)) for number in (0, 1)]
+    rows = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [row["__key__"] for row in rows] == [*KEYS, "own-00001-twin"]
+    assert all({"adapter.safetensors", "json", "png"} <= row.keys() for row in rows)
+
+
+@pytest.mark.parametrize(("what", "killed_after"), [("subjects", 2), ("adapters", 7)])
+def test_killed_and_run_again_it_gives_the_same_bytes(
+    what: str, killed_after: int, whole: CorpusFolder, tmp_path: Path
+) -> None:
+    """SIGKILL in another process, while it learns subjects or prompts; then the same again, to the end."""
+    source, out = whole.path.parent / "in", tmp_path / "out"
+    command = [sys.executable, "-m", "tests.corpus_building", str(source), str(out), "0.0"]
+    how = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=how, cwd=root) as process:
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += line.startswith(what)
+            if seen == killed_after:
+                process.kill()
+                break
+    assert process.returncode == -9
+    assert not CorpusFolder(out).manifest.is_file()
+    killed, straight = files(build(source, out)), files(whole)
+    assert killed.keys() == straight.keys()
+    assert [name for name in killed if killed[name] != straight[name]] == []
+
+
+def test_parts_merged_are_one_run(whole: CorpusFolder, tmp_path: Path) -> None:
+    source = whole.path.parent / "in"
+    parts = []
+    for index in (0, 1):
+        out = tmp_path / f"part-{index}"
+        parts.append(build(source, out, Part(index, 2)))
+        assert not parts[-1].manifest.is_file()
+    with pytest.raises(CorpusError, match="no part holds corpus-000001"):
+        merge([parts[0].path], tmp_path / "half")
+    merged = merge([part.path for part in parts], tmp_path / "merged")
+    assert list(problems(merged)) == []
+    got, expected = samples(merged), samples(whole)
+    assert got.keys() == expected.keys()
+    for key, shard in expected.items():
+        left, right = tensors_of(got[key].adapter(key)), tensors_of(shard.adapter(key))
+        for name, tensor in right.items():
+            torch.testing.assert_close(left[name], tensor, **MERGED, msg=f"{key} {name}")
+
+
+def test_parts_in_one_folder_need_no_merge(whole: CorpusFolder, tmp_path: Path) -> None:
+    source = whole.path.parent / "in"
+    for index in (1, 0):
+        build(source, tmp_path / "out", Part(index, 2))
+    assert list(problems(CorpusFolder(tmp_path / "out"))) == []
+    with pytest.raises(InputError, match="3 builders were asked for, and there are 2 shards"):
+        build(source, tmp_path / "out", Part(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [(Gate(min_gain=2.0, max_norm=100.0), "gain "), (Gate(min_gain=-100.0, max_norm=1e-9), "norm ")],
+)
+def test_the_gate_rejects_and_keeps_aside(gate: Gate, reason: str, whole: CorpusFolder, tmp_path: Path) -> None:
+    folder = build(whole.path.parent / "in", tmp_path / "out", gate=gate)
+    corpus = open_corpus(folder.path)
+    assert (len(corpus.prompts), len(corpus.rejected)) == (0, 6)
+    assert all(text.startswith(reason) for text in corpus.rejected.values())
+    assert Shard.open(folder.rejected(0)).adapter(KEYS[0]).metadata["name"] == KEYS[0]
+    assert list(problems(folder)) == []
+    with pytest.raises(CorpusError, match="all were rejected"):
+        _ = corpus.spec
+
+
+def rewrite(folder: CorpusFolder, number: int, change: Any) -> None:
+    """Another content of a shard, which the manifest is made to agree with."""
+    shard = Shard.open(folder.shard(number))
+    kinds = ("adapter.safetensors", "json", "png")
+    rows = change([{"__key__": k, **{kind: shard.read(k, kind) for kind in kinds}} for k in shard.keys])
+    write_shard(folder.shard(number), rows)
+    folder.manifest.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda rows: rows[1:], "own-00001 is missing from"),
+        (lambda rows: [*rows, rows[0]], "own-00001.adapter.safetensors twice"),
+        (lambda rows: [*rows, {**rows[0], "__key__": "own-00004"}], "one of them is too many"),
+        (lambda rows: [*rows, {**rows[0], "__key__": "other"}], "other in .* is no item of the plan"),
+        (lambda rows: [{**rows[0], "adapter.safetensors": rows[1]["adapter.safetensors"]}, *rows[1:]], "holds the"),
+        (lambda rows: [{**rows[0], "adapter.safetensors": b"nonsense"}, *rows[1:]], "own-00001 in .* is damaged"),
+    ],
+)
+def test_what_is_wrong_is_found(change: Any, sentence: str, copy: CorpusFolder) -> None:
+    rewrite(copy, 0, change)
+    import re
+
+    assert any(re.search(sentence, text) for text in problems(copy)), list(problems(copy))
+
+
+def test_verify_names_damage_and_a_deleted_shard_is_built_again(copy: CorpusFolder, whole: CorpusFolder) -> None:
+    assert succeeds(PALP_HYPER, "corpus", "verify", copy.path) == f"{copy.path} is whole\n"
+    path = copy.shard(0)
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    assert "is not the file that the manifest names" in refuses(PALP_HYPER, "corpus", "verify", copy.path)
+    path.unlink()
+    assert "cannot be read" in refuses(PALP_HYPER, "corpus", "verify", copy.path)
+    build(whole.path.parent / "in", copy.path)
+    assert list(problems(copy)) == []
+    for key, shard in samples(whole).items():
+        left, right = tensors_of(samples(copy)[key].adapter(key)), tensors_of(shard.adapter(key))
+        for name, tensor in right.items():
+            torch.testing.assert_close(left[name], tensor, **MERGED, msg=f"{key} {name}")
+
+
+def test_stats_and_sheet(whole: CorpusFolder, tmp_path: Path) -> None:
+    values = json.loads(succeeds(PALP_HYPER, "corpus", "stats", whole.path, "--json"))
+    assert (values["adapters"], values["twins"], values["rejected"]) == (5, 1, 0)
+    assert values == stats(open_corpus(whole.path))
+    assert sheet(open_corpus(whole.path), 2).height < sheet(open_corpus(whole.path), 5).height
+    succeeds(PALP_HYPER, "corpus", "sheet", whole.path, "--out", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_others_are_refused(copy: CorpusFolder, whole: CorpusFolder, tmp_path: Path) -> None:
+    plan = json.loads(copy.plan.read_text())
+    plan["plan"]["settings"]["seed"] = 5
+    write_json(copy.plan, plan)
+    with pytest.raises(InputError, match="a corpus whose settings differ"):
+        build(whole.path.parent / "in", copy.path)
+    with pytest.raises(CorpusError, match="another plan"):
+        merge([whole.path, copy.path], tmp_path / "merged")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds no corpus"):
+        build(whole.path.parent / "in", tmp_path / "thesis")
+    with pytest.raises(CorpusError, match="no finished corpus"):
+        open_corpus(tmp_path)
+    locked = only_one(tmp_path / "a.lock", wait=False)
+    with locked, pytest.raises(InputError, match="another process builds a"):
+        only_one(tmp_path / "a.lock", wait=False).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("colour: red", "'colour', which is no setting"),
+        ("prompts: 3", "where names and values of PromptPlan"),
+        ("slots: 0", "slots is 0"),
+        ("twin_seed: 0", "twins need another seed"),
+        ("subjects: [{name: a/b, source: x}]", "use letters, digits"),
+    ],
+)
+def test_plans_that_cannot_be_are_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        read_plan(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/corpus-*.yaml")), ids=lambda p: p.stem)
+def test_shipped_plans_can_be_read_and_leak_nothing(path: Path) -> None:
+    plan = read_plan(path)
+    counts = plan.prompts
+    assert len(counts.prompts()) == counts.train + counts.paraphrase + counts.combination + counts.word
