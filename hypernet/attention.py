@@ -37,4 +37,5 @@ class ReadingBlock(nn.Module):
         return out
 
     def _split(self, x: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch heads n head"]:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split

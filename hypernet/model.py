@@ -61,6 +61,9 @@ class Hypernetwork(nn.Module):
         config: sizes.
     """
 
+    layers: Tensor
+    kinds: Tensor
+
     def __init__(self, spec: AdapterSpec, text: TextShape, config: HyperConfig) -> None:
         super().__init__()
         self.spec, self.text, self.config = spec, text, config
@@ -117,7 +120,8 @@ class Hypernetwork(nn.Module):
 
     def expand(self, coefficients: Float[Tensor, "batch sites basis"]) -> Factors:
         """mean + Σₖ cₖ basisₖ of each site."""
-        down, up = {}, {}
+        down: dict[str, Tensor] = {}
+        up: dict[str, Tensor] = {}
         for number, group in enumerate(self._groups):
             part = coefficients[:, group]
             for out, side, basis in ((down, "down", self.basis_down[number]), (up, "up", self.basis_up[number])):

@@ -63,7 +63,8 @@ def _frame(projector: Float[Tensor, "in in"], rank: int) -> Float[Tensor, "rank 
     basis = torch.linalg.eigh(projector).eigenvectors[:, -rank:].mT
     anchor = torch.randn(rank, len(projector), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left, _, right = torch.linalg.svd(anchor.to(basis) @ basis.mT)
-    return left @ right @ basis
+    frame: Tensor = left @ right @ basis
+    return frame
 
 
 def _principal(
@@ -92,7 +93,8 @@ def _more(directions: Tensor, size: int, count: int, seed: int) -> Float[Tensor,
     """Small random directions, where the corpus has fewer than were asked for."""
     noise = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     length = directions[0].norm() if len(directions) else torch.tensor(0.0)
-    return (FILL * length / size**0.5 * noise.to(directions)).to(directions)
+    filled: Tensor = (FILL * length / size**0.5 * noise.to(directions)).to(directions)
+    return filled
 
 
 def mean_adapter(adapters: Sequence[Adapter], rank: int) -> Adapter:

@@ -18,7 +18,7 @@ from palp.sheets import contact_sheet, save_png, to_images
 from palp.subjects import Subject
 from palp.train import Job, Step, Trainer, TrainSettings
 
-__all__ = ["Report", "Watch", "learn", "logs"]
+__all__ = ["Report", "Watch", "learn"]
 
 Report: TypeAlias = Callable[[int, int, float], None]
 """Called after every step with the steps done, the steps in all, and the loss."""

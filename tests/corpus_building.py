@@ -1,4 +1,4 @@
-"""A tiny corpus on a tiny base; `python -m tests.corpus_building IN OUT CHECKPOINT_S` builds it in a process of its own."""
+"""A tiny corpus on a tiny base; `python -m tests.corpus_building IN OUT CHECKPOINT_S` builds it in its own process."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ class LightUnet(nn.Module):
             other = states if seen is None else seen
             weights = (part["to_q"](states) @ part["to_k"](other).mT).softmax(-1)
             states = states + part["to_out"](weights @ part["to_v"](other))
-        return self.after(states.tanh()).mT.reshape(x.shape) + 0 * x
+        out: Tensor = self.after(states.tanh()).mT.reshape(x.shape) + 0 * x
+        return out
 
 
 def _attention(width: int) -> nn.ModuleDict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,8 @@ def test_a_seed_gives_the_same_prompts_and_another_seed_others() -> None:
 def test_leaks_are_found(change: dict[str, str], sentence: str) -> None:
     elements = {"style": "sketch", "place": "beach"}
     prompt = CorpusPrompt("a", "a sketch of [V] on a beach", elements, "sketch|beach", "train")
-    other = replace(prompt, **{"key": "b", "text": "a drawing of [V] at the sea", **change})
+    changes: dict[str, Any] = {"key": "b", "text": "a drawing of [V] at the sea", **change}
+    other = replace(prompt, **changes)
     with pytest.raises(LeakageError, match=sentence):
         check_prompts([prompt, other])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,8 +25,8 @@ from tests.adapters import merged, random_adapter
 from tests.corpora import TinyCorpus, regauged, tiny_corpus
 from tests.light import light_base
 
-CLOSE = {"rtol": 2e-3, "atol": 1e-4}  # float32, differences of squares
-NETWORK = {"rtol": 1e-2, "atol": 1e-4}  # the same, through the denoiser
+CLOSE: dict[str, Any] = {"rtol": 2e-3, "atol": 1e-4}  # float32, differences of squares
+NETWORK: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-4}  # the same, through the denoiser
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +75,11 @@ WEIGHT_LOSSES = (losses.delta_error, losses.direction_error, losses.norm_error)
 def test_weight_losses_know_no_gauge(corpus: TinyCorpus) -> None:
     left, right = some(corpus, 0), some(corpus, 4)
     mean = Factors.stack([random_adapter(corpus.spec, 9)])
-    again = [Factors.stack([regauged(a, 10 + i) for i, a in enumerate(side)]) for side in (left, right)]
+    a, b = (Factors.stack([regauged(one, 10 + i) for i, one in enumerate(side)]) for side in (left, right))
     for loss in WEIGHT_LOSSES:
-        torch.testing.assert_close(loss(*again), loss(Factors.stack(left), Factors.stack(right)), **CLOSE)
+        torch.testing.assert_close(loss(a, b), loss(Factors.stack(left), Factors.stack(right)), **CLOSE)
     cosines = losses.centred_cosines(Factors.stack(left), Factors.stack(right), mean)
-    torch.testing.assert_close(losses.centred_cosines(*again, mean), cosines, **CLOSE)
+    torch.testing.assert_close(losses.centred_cosines(a, b, mean), cosines, **CLOSE)
 
 
 def test_the_mean_adapter_cannot_tell_prompts_apart(corpus: TinyCorpus) -> None:
@@ -213,7 +215,7 @@ def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:
 def test_settings_are_checked() -> None:
     for changes in ({"prompts": 1}, {"ema": 1.0}, {"lr": 0.0}, {"delta": -1.0}, {"warm": 10, "steps": 5}):
         with pytest.raises(InputError, match="setting"):
-            HyperSettings(**changes)  # type: ignore[arg-type]
+            HyperSettings(**changes)
     with pytest.raises(InputError, match="weight 0"):
         HyperSettings(**{name: 0.0 for name in TERMS if name != "trust"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no setting 'rate'"):

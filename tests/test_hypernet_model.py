@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-
+from typing import Any
+from typing import Any, cast
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypernet.config import HyperConfig
 from hypernet.factors import Factors
@@ -26,7 +27,7 @@ from tests.adapters import random_adapter
 from tests.corpora import CONFIG, deltas, regauged, tiny_corpus, tiny_hypernet
 from tests.tiny import Kind, tiny_base
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # float32
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_the_start_does_not_depend_on_the_gauge(base: Base) -> None:
     again = replace(corpus, adapters={key: regauged(a, i) for i, (key, a) in enumerate(corpus.adapters.items())})
     left, right = tiny_hypernet(base, corpus, gain=1.0), tiny_hypernet(base, again, gain=1.0)
     for name, tensor in left.state_dict().items():
-        torch.testing.assert_close(tensor, right.state_dict()[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(tensor, right.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_the_basis_spans_the_corpus_where_a_is_frozen(base: Base) -> None:
@@ -190,7 +191,7 @@ def test_nonsense_is_abstained_from(base: Base) -> None:
     corpus = tiny_corpus(base)
     hypernet = tiny_hypernet(base, corpus, gain=1.0)
     with torch.no_grad():
-        hypernet.trust[-1].bias.fill_(10.0)  # the learned part trusts everything: the gate is alone
+        cast(nn.Linear, hypernet.trust[-1]).bias.fill_(10.0)  # the learned part trusts everything: the gate is alone
     known = encode_clean(base, [prompt.text for prompt in corpus.prompts], ["cat"] * 9)
     fit_gate(hypernet, known.hidden)
     predictor = Predictor(base, hypernet)

@@ -48,9 +48,9 @@ def corpus_bar(tensorboard: Path | None) -> Iterator[Callable[[str, float, int],
     with tqdm(unit="adapter", leave=False, smoothing=0.1) as bar, ExitStack() as stack:
         log: Any = None
         if tensorboard is not None:
-            from palp.learn import logs
+            from palp.logs import open_logs
 
-            log = stack.enter_context(logs(tensorboard))
+            log = stack.enter_context(open_logs(tensorboard))
         begun: dict[str, tuple[float, float]] = {}
 
         def report(what: str, done: float, total: int) -> None:

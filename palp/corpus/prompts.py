@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def read_prompts(path: Path) -> list[CorpusPrompt]:
 
 def _own(where: str, number: int, line: str, as_json: bool) -> CorpusPrompt:
     try:
-        entry = json.loads(line) if as_json else {"text": line}
+        entry: dict[str, Any] = json.loads(line) if as_json else {"text": line}
         text = " ".join(entry["text"].split())
         cluster = str(entry.get("cluster", text.lower()))
         held_out: Split = "combination" if zlib.crc32(cluster.encode()) % HELD_OUT_IN == 0 else "train"

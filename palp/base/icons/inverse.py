@@ -149,7 +149,7 @@ def set_parameters(vae: AutoencoderTiny) -> list[nn.Parameter]:
     """The decoder's parameters that `set_decoder` sets to exact values; those of spare blocks are not among them."""
     entry, blocks, ups = _parts(vae)
     flips = [stage[0] for stage in blocks[1:] if stage]
-    last = list(cast(nn.Sequential, vae.decoder.layers))[-1]
+    last = list(vae.decoder.layers)[-1]
     return [p for module in (entry, *blocks[0][:3], *ups, *flips, last) for p in module.parameters()]
 
 
@@ -158,7 +158,7 @@ Stages = list[list[AutoencoderTinyBlock]]
 
 def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d]]:
     """The first convolution, the blocks of each stage, and the convolutions that follow an upsampling."""
-    layers = list(cast(nn.Sequential, vae.decoder.layers))
+    layers = list(vae.decoder.layers)
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     stages: Stages = [[]]
     for layer in layers:
@@ -171,7 +171,8 @@ def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d]]:
 
 def _reach(values: Array) -> Array:
     """What coefficients are divided by, so that they stay within (-1, 1)."""
-    return MARGIN * np.abs(values).max(axis=0)
+    reach: Array = MARGIN * np.abs(values).max(axis=0)
+    return reach
 
 
 def _mirrorings(odd: NDArray[np.bool_]) -> list[Array]:
@@ -289,7 +290,7 @@ def _set_flip(block: AutoencoderTinyBlock, here: Channels, odd: NDArray[np.bool_
 
 def _set_last(vae: AutoencoderTiny, pictures: Tensor) -> None:
     """Fit the last convolution to pictures in [-1, 1] by least squares, over `ROWS` of their pixels."""
-    layers = cast(nn.Sequential, vae.decoder.layers)
+    layers = vae.decoder.layers
     features = layers[:IDENTITY](torch.tanh(vae.encode(pictures).latents / 3) * 3)
     generator = torch.Generator().manual_seed(0)
     kept = max(1, ROWS // len(pictures))
