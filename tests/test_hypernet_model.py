@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from typing import Any, cast
+
 import pytest
 import torch
 from torch import Tensor, nn
