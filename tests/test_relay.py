@@ -49,7 +49,7 @@ def finished(relay: Relay) -> dict[int, Finished]:
 
 
 def how(**changes: Any) -> TrainSettings:
-    return settings(steps=4, schedule="cosine", warmup=1, **changes)
+    return settings(**{"steps": 4, "schedule": "cosine", "warmup": 1, **changes})
 
 
 def test_refilled_slots_are_as_each_job_alone(base: Base, queue: list[Job]) -> None:
@@ -97,8 +97,9 @@ def test_resumed_bit_for_bit(base: Base, queue: list[Job], exams: list[Job], kil
 def test_exams_end_jobs_and_the_best_adapter_is_taken(base: Base, queue: list[Job], exams: list[Job]) -> None:
     patient = finished(Relay(base, queue, how(steps=8), 2, 2, Exams(exams, batch=3, patience=1, min_delta=0.9)))
     assert {done.steps for done in patient.values()} <= {2, 4}, "no exam is ten times better than the one before"
-    for done in patient.values():
-        assert done.after < done.before, "the loss falls over a subject never learned from"
+    stubborn = finished(Relay(base, queue, how(steps=8), 2, 2, Exams(exams, batch=3, patience=9)))
+    for number, done in patient.items():
+        assert stubborn[number].after <= done.after, "the best of more exams of the same training"
 
 
 def test_a_failed_job_gives_its_slot_away_and_changes_nobody(base: Base, queue: list[Job]) -> None:
