@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palp.base.icons.codec import (
     CHANNELS,
+    DECODER_CHANNELS,
     IDENTITY,
     build_autoencoder,
     decode,
@@ -27,7 +28,7 @@ from palp.base.icons.codec import (
 from palp.base.icons.dataset import to_tensor
 from tests.icons import renders
 
-CODE_ERROR = 5e-4  # of a latent of size about one, through nine float32 convolutions; 1e-4 is seen
+CODE_ERROR = 3e-3  # of a latent of size about one, a tenth inside, through nine float32 convolutions; 9e-4 is seen
 LINEAR_PSNR_DB = 21.0  # on pictures that the encoder was not set from; 22.9 is seen with 64 to set it from
 
 
@@ -67,7 +68,9 @@ def test_a_latent_cell_is_its_patch_alone(vae: AutoencoderTiny, pictures: Tensor
 
 
 def test_latents_have_unit_variance_and_no_mean(vae: AutoencoderTiny) -> None:
-    latents = encode(vae, to_tensor(renders(64)))
+    pictures = to_tensor(renders(64))
+    both_ways = torch.cat([pictures, pictures.flip(3)])
+    latents = encode(vae, torch.cat([both_ways, both_ways.flip(2)]))
     assert float(latents.std()) == pytest.approx(1, abs=0.02)
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(CHANNELS), atol=0.02, rtol=0)
     deviations = latents.std(dim=(0, 2, 3))
@@ -91,7 +94,7 @@ def test_training_decodes_as_the_autoencoder_does(vae: AutoencoderTiny, pictures
 
 
 def test_the_identity_layer_passes_its_input_on(vae: AutoencoderTiny) -> None:
-    features = torch.rand(1, 64, 16, 16)
+    features = torch.rand(1, DECODER_CHANNELS, 16, 16)
     assert torch.equal(vae.decoder.layers[IDENTITY](features), features)
 
 

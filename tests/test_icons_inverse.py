@@ -7,14 +7,13 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
-from torch.nn import functional
 
 from palp.base.icons.codec import build_autoencoder, decode, from_patches, patch_matrix, set_encoder, to_patches
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.inverse import encoder_basis, set_decoder
 from tests.icons import renders
 
-SAME_COLOUR = 5e-3  # of [-1, 1], on average: 64 patterns for quarters leave a little out, and latents are squashed
+LOSS_DB = 3.0  # against the linear decoder: the last upsampling is only fitted; 1.6 is seen, and 10 with one wrong sign
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,11 @@ def spanned(vae: AutoencoderTiny, pictures: Tensor) -> Tensor:
     return from_patches(to_patches(pictures + 1) @ weights @ torch.linalg.pinv(weights)) - 1
 
 
+def psnr(got: Tensor, pictures: Tensor) -> float:
+    """Peak signal-to-noise ratio, dB."""
+    return float(-10 * ((got.clamp(-1, 1) - pictures) / 2).square().mean().log10())
+
+
 def test_the_components_are_even_or_odd(vae: AutoencoderTiny) -> None:
     patterns = encoder_basis(vae)[0].patterns
     for mirrored in (patterns[:, :, ::-1], patterns[:, ::-1]):
@@ -44,8 +48,7 @@ def test_the_components_are_even_or_odd(vae: AutoencoderTiny) -> None:
 
 
 def test_decoding_inverts_the_encoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
-    set_decoder(vae, pictures)
+    set_decoder(vae, to_tensor(renders(12, seed=100)))
     with torch.no_grad():
         got = decode(vae.decoder, vae.encode(pictures).latents)
-    difference = functional.avg_pool2d(got - spanned(vae, pictures), 2).abs()
-    assert float(difference.mean()) < SAME_COLOUR
+    assert psnr(got, pictures) > psnr(spanned(vae, pictures), pictures) - LOSS_DB

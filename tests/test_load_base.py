@@ -100,8 +100,8 @@ def test_other_pipelines_are_named(sd1: Path, tmp_path: Path) -> None:
 
 def test_inpainting_and_flow_matching_are_refused(sd1: Path, tmp_path: Path) -> None:
     folder = copy_of(sd1, tmp_path)
-    edit(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
-    with pytest.raises(BaseLoadError, match="sample"):
+    edit(folder / "scheduler" / "scheduler_config.json", prediction_type="flow")
+    with pytest.raises(BaseLoadError, match="flow"):
         load_base(str(folder), "cpu")
     pipeline = tiny_pipeline("sd1")
     pipeline.unet.register_to_config(in_channels=9)
