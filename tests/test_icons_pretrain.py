@@ -25,7 +25,8 @@ from palp.base.icons.judges import load_judges
 from palp.base.icons.pretrain import PretrainSettings
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining
 from palp.cli import app
-from tests.icons import assert_same, narrow
+from palp.errors import InputError
+from tests.icons import assert_same, latent_set, narrow, tokenizer_in
 
 PLAN = PretrainSettings(
     chunks=3,
@@ -130,6 +131,11 @@ def test_a_run_starts_from_finished_weights(weights: Path, tmp_path: Path, monke
     pretrain.pretrain(tmp_path / "runs", tmp_path / "weights", still, torch.device("cpu"), start=weights)
     for path in weights.rglob("*.safetensors"):
         assert_same(load_file(tmp_path / "weights" / path.relative_to(weights)), load_file(path))
+
+
+def test_weights_of_another_shape_are_refused(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="of another shape"):
+        DenoiserTraining(tokenizer_in(tmp_path), latent_set(), PLAN.denoiser, torch.device("cpu")).begin_from(weights)
 
 
 def test_sheets_leave_the_training_as_it_is(

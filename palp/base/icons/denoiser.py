@@ -18,7 +18,7 @@ from palp.base.icons.architecture import build_scheduler, build_text_encoder, bu
 from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE
 from palp.base.schedule import NoiseSchedule
-from palp.errors import NonFiniteLossError
+from palp.errors import InputError, NonFiniteLossError
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,21 @@ class DenoiserTraining:
         return self.step * self.settings.batch
 
     def begin_from(self, folder: Path) -> None:
-        """Start from a finished pipeline's weights, read from its folder, in the place of random ones."""
+        """Start from a finished pipeline's weights, read from its folder, in the place of random ones.
+
+        Raises:
+            InputError: they are of another shape.
+        """
         unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(folder / "unet")
         text_encoder: CLIPTextModel = CLIPTextModel.from_pretrained(folder / "text_encoder")
         for part in (self.model, self.average):
-            part["unet"].load_state_dict(unet.state_dict())
-            part["text_encoder"].load_state_dict(text_encoder.state_dict())
+            try:
+                part["unet"].load_state_dict(unet.state_dict())
+                part["text_encoder"].load_state_dict(text_encoder.state_dict())
+            except RuntimeError as error:
+                raise InputError(
+                    f"the weights in {folder} are of another shape than what is trained now: leave --start out"
+                ) from error
 
     def run(self) -> Iterator[float]:
         """Train to the end, yielding each step's mean loss."""
