@@ -13,7 +13,7 @@ from palp.base.icons.dataset import to_tensor
 from palp.base.icons.inverse import encoder_basis, set_decoder
 from tests.icons import renders
 
-LOSS_DB = 3.0  # against the linear decoder: the last upsampling is only fitted; 1.6 is seen, and 10 with one wrong sign
+LOSS_DB = 3.0  # against the linear decoder: the last upsampling is only fitted; 1.6 is seen
 
 
 @pytest.fixture(scope="module")

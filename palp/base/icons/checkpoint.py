@@ -52,7 +52,7 @@ def channels_last(model: Module) -> Module:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 arithmetic where the device multiplies it in hardware; emulated, it is twenty times slower."""
+    """bfloat16 arithmetic where the device multiplies it in hardware; emulated, it is far slower than float32."""
     if fastest_dtype(device) == torch.bfloat16:
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()

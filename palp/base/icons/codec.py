@@ -63,6 +63,7 @@ def tidy_config(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     del config["block_out_channels"]
+    config.pop("_name_or_path", None)  # where it lay on the machine that trained it
     write_json(path, config)
 
 
