@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -17,8 +18,17 @@ from palp.base.load import fastest_dtype
 Module = TypeVar("Module", bound=nn.Module)
 
 
+class Resumable(Protocol):
+    """What of an optimiser a training state needs: any of torch's, or `MuonAdamW`."""
+
+    @property
+    def state(self) -> Mapping[Tensor, dict[str, Any]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
 def save_training(
-    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Resumable
 ) -> None:
     """Write everything that resuming needs, atomically."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -29,7 +39,7 @@ def save_training(
         save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"step": str(step)})
 
 
-def load_training(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_training(path: Path, model: nn.Module, average: nn.Module, optimizer: Resumable) -> int:
     """Continue from a file that `save_training` wrote, in place; returns its step."""
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
@@ -68,7 +78,7 @@ def follow(average: nn.Module, model: nn.Module, horizon: float) -> None:
             kept.copy_(new)
 
 
-def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+def _lay_out_as_parameters(optimizer: Resumable) -> None:
     """Give the moments the parameters' memory layout (channels last, say): fused kernels read both in raw order."""
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
 from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE
+from palp.base.icons.optimizer import MuonAdamW
 from palp.base.schedule import NoiseSchedule
 from palp.errors import InputError, NonFiniteLossError
 
@@ -26,8 +27,8 @@ class DenoiserSettings:
     """How the denoiser is trained."""
 
     pictures: int = 200_000  # seen in all
-    batch: int = 16  # pictures a step
-    learning_rate: float = 1.2e-3  # peak, AdamW
+    batch: int = 128  # pictures a step
+    learning_rate: float = 1.8e-3  # peak
     warmup: int = 4_000  # pictures until the peak
     decay: float = 0.35  # share of the training, at its end, in which the rate falls to nothing
     noisy: float = 2.0  # times are drawn as u ** (1 / noisy) of the way to noise: shape is decided there
@@ -79,13 +80,7 @@ class DenoiserTraining:
         channels_last(self.model.to(device))
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.schedule = NoiseSchedule.from_config(build_scheduler().config, device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=settings.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.01,
-            fused=True,
-        )
+        self.optimizer = MuonAdamW(self.model, settings.learning_rate)
         spread = data.latents[:1000].float().std(dim=(0, 2, 3)) ** settings.coarse
         self.channel_weight = (spread / spread.mean()).to(device)[:, None, None]
         self.step = 0
@@ -142,7 +137,8 @@ class DenoiserTraining:
         return (steps * uniform ** (1 / self.settings.noisy)).long().clamp(max=steps - 1)
 
     def _update(self, loss: Tensor) -> None:
-        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * self.rate(self.seen)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self.rate(self.seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -60,6 +60,7 @@ PALETTES: Mapping[str, tuple[str, ...]] = {
     "vintage": ("in vintage colors", "with a vintage palette", "in vintage tones"),
 }
 COMPANIONS = ("next to", "beside", "with")
+COMPANION_SHARE = 0.3  # of pictures show a second thing
 HELD_OUT_SHARE = 10  # one (style, place, subject) combination in ten is never rendered for training
 
 
@@ -126,25 +127,26 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, subject: str |
 
 
 def random_scene(rng: np.random.Generator, simple: float = 0.0, held_out: bool = False) -> Scene:
-    """Draw a scene; with probability `simple` a plain picture of a subject (the curriculum for shapes).
+    """Draw a scene; with probability `simple` a plain picture of a subject (the curriculum for shapes; with a companion or without).
 
     `held_out` chooses the side of the split: training draws never meet a held-out combination.
     """
     words = concepts()
     while True:
         subject = words[int(rng.integers(len(words)))]
+        companion = words[int(rng.integers(len(words)))] if rng.random() < COMPANION_SHARE else None
+        companion = companion if companion != subject else None
         if rng.random() < simple:
             style = "photo" if rng.random() < 0.5 else list(STYLES)[int(rng.integers(len(STYLES)))]
-            scene = Scene(subject, style=style)
+            scene = Scene(subject, style=style, companion=companion)
         else:
-            companion = words[int(rng.integers(len(words)))] if rng.random() < 0.2 else None
             scene = Scene(
                 subject,
                 style=list(STYLES)[int(rng.integers(len(STYLES)))],
                 place=list(PLACES)[int(rng.integers(len(PLACES)))],
                 weather=list(WEATHERS)[int(rng.integers(1, len(WEATHERS)))] if rng.random() < 0.35 else "none",
                 palette=list(PALETTES)[int(rng.integers(1, len(PALETTES)))] if rng.random() < 0.3 else "none",
-                companion=companion if companion != subject else None,
+                companion=companion,
             )
         if scene.held_out == held_out:
             return scene

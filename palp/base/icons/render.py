@@ -69,12 +69,12 @@ class Layout:
     def random(rng: np.random.Generator, with_companion: bool) -> Layout:
         """Draw a layout: a subject alone stands near the middle, with a companion to the left of it.
 
-        Things stand on the autoencoder's 16-pixel grid and come in one size a role, so that the same thing at another
-        place is the same latent code, moved: what a small denoiser learns of a shape holds everywhere.
+        Things stand on the autoencoder's 16-pixel grid, and the two of a pair have one size, so that the same thing at
+        another place is the same latent code, moved: what a small denoiser learns of a shape holds everywhere.
         """
         floor = SIZE - CELL
         alone = (56 + CELL * int(rng.integers(2)), floor, 80, 0.0)
-        subject, companion = (48, floor, 64, 0.0) if with_companion else alone, (104, floor, 48, 0.0)
+        subject, companion = (32, floor, 64, 0.0) if with_companion else alone, (96, floor, 64, 0.0)
         return Layout(subject, companion, int(rng.integers(3)), int(rng.integers(2**31)))
 
 
