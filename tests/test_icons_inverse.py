@@ -10,7 +10,8 @@ from torch import Tensor
 
 from palp.base.icons.codec import build_autoencoder, decode, from_patches, patch_matrix, set_encoder, to_patches
 from palp.base.icons.dataset import to_tensor
-from palp.base.icons.inverse import encoder_basis, set_decoder
+from palp.base.icons.inverse import set_decoder
+from palp.base.icons.mirrored import encoder_basis
 from tests.icons import renders
 
 LOSS_DB = 3.0  # against the linear decoder: the last upsampling is only fitted; 1.6 is seen

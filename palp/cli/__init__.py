@@ -19,6 +19,7 @@ from palp.cli.corpus import corpus
 from palp.cli.demo import demo
 from palp.cli.evaluate import evaluate
 from palp.cli.evaluate_base import evaluate_base
+from palp.cli.gate0 import gate0
 from palp.cli.inspect import inspect
 from palp.cli.personalize import personalize
 from palp.cli.pretrain_base import pretrain_base
@@ -38,5 +39,6 @@ app.command("inspect")(inspect)
 app.command("pretrain-base")(pretrain_base)
 app.command("evaluate-base")(evaluate_base)
 app.command("evaluate")(evaluate)
+app.command("gate0")(gate0)
 app.command("build-corpus")(build_corpus)
 app.add_typer(corpus)

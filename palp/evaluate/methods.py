@@ -28,6 +28,7 @@ class Need:
         target: None where no prompt is learned.
         share: of the training's steps after which the adapter is taken; below 1 it is stopped early.
         changes: settings other than the recipe's.
+        seed: another first weight and order of data, for what is to be independent.
     """
 
     form: Form
@@ -36,6 +37,7 @@ class Need:
     target: Scene | None = None
     share: float = 1.0
     changes: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from palp.errors import InputError
 from palp.subjects import Subject
 
 __all__ = [
+    "GATE_TARGETS",
     "TARGETS",
     "TRANSFER",
     "TUNING_SUBJECTS",
@@ -26,6 +27,7 @@ __all__ = [
     "Protocol",
     "class_word",
     "clean_prompt",
+    "gate_protocol",
     "learnable",
     "photo_prompt",
     "renders",
@@ -53,6 +55,22 @@ TARGETS = (  # style + subject + place + weather or palette, or both; in an orde
     _target("mosaic", "island", "sunset"),
     _target("chalk", "mountains", "snowfall"),
     _target("sepia", "farm", "rain", "cold"),
+)
+GATE_TARGETS = (  # more of them, for the question whether a prompt's adapter serves subjects it never met
+    _target("oil", "snow field", "sunset"),
+    _target("sketch", "room", palette="warm"),
+    _target("pixel", "underwater", "night"),
+    _target("watercolor", "cave", "fog"),
+    _target("blueprint", "road", "rain"),
+    _target("comic", "stage", palette="pastel"),
+    _target("neon", "forest", "snowfall"),
+    _target("stained glass", "beach", palette="cold"),
+    _target("mosaic", "meadow", "night", "warm"),
+    _target("chalk", "space", palette="vintage"),
+    _target("sepia", "castle hall", "fog"),
+    _target("photo", "desert", "sunset", "pastel"),
+    _target("photo", "city", "snowfall", "cold"),
+    _target("oil", "island", "rain", "vintage"),
 )
 TUNING_TARGETS = (  # others, for choosing settings
     _target("oil", "beach", "night"),
@@ -115,6 +133,15 @@ def report_protocol(subjects: int = 8, prompts: int = 10, seeds: int = 4) -> Pro
         InputError: more than there are, or too few.
     """
     return _protocol(report_subjects(), TARGETS, subjects, prompts, seeds)
+
+
+def gate_protocol(subjects: int = 8, prompts: int = 24, seeds: int = 4) -> Protocol:
+    """The first so many of report subjects, and of the targets of the report and of the gate.
+
+    Raises:
+        InputError: more than there are, or too few.
+    """
+    return _protocol(report_subjects(), TARGETS + GATE_TARGETS, subjects, prompts, seeds)
 
 
 def tuning_protocol(subjects: int = 3, prompts: int = 3, seeds: int = 2) -> Protocol:

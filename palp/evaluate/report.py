@@ -18,7 +18,7 @@ from palp.evaluate.summary import curve, gains, on_the_way, summarise
 from palp.evaluate.sweep import sweep
 from palp.sheets import contact_sheet, save_png, to_images
 
-__all__ = ["Files", "run_sweep", "write_evaluation"]
+__all__ = ["SCALING", "Files", "run_sweep", "settings", "write_evaluation", "write_plane"]
 
 CONTROLS = ("subject", "unguided")  # gains are over these
 SCALING = ("subject", "subject_0.8", "subject_0.6", "base")  # the line that scaling the subject down draws
@@ -55,7 +55,7 @@ def write_evaluation(
     more = {f"gains_over_{over}": rows_as_json(gains(study, scores, over)) for over in CONTROLS if over in scores}
     write_results(files.results("palp-icons"), rows, "palp-hyper evaluate", settings(study), more)
     _write_sheet(study, methods, files.image("palp-icons"))
-    _write_plane(rows, files.image("palp-icons-plane"))
+    write_plane(rows, METHODS, files.image("palp-icons-plane"))
     if with_curve:
         _write_curve(study, methods, files)
     return rows
@@ -108,10 +108,12 @@ def _write_sheet(study: Study, methods: Mapping[str, Method], path: Path) -> Non
     save_png(contact_sheet(rows, labels, [target_prompt(target) for target in targets]), path, notes)
 
 
-def _write_plane(rows: Mapping[str, Row], path: Path) -> None:
+def write_plane(rows: Mapping[str, Row], methods: Mapping[str, Method], path: Path) -> None:
+    """Alignment × identity: a point a row, and the line that scaling the subject down draws."""
+
     def label(name: str) -> str:
-        return METHODS[name].label if name in METHODS else name
+        return methods[name].label if name in methods else name
 
     points = {label(name): (row["alignment"], row["subject_on_prompt"]) for name, row in rows.items()}
-    line = [label(name) for name in SCALING]
+    line = [label(name) for name in SCALING if name in rows]
     save_png(plane(points, line, ("alignment: style, place, ambiance", "subject, on the prompt")), path)

@@ -27,7 +27,8 @@ Bar: TypeAlias = Callable[[str], AbstractContextManager[Report]]
 
 SLOTS = 16  # adapters trained at once
 CHECKPOINT_S = 30.0  # seconds of work that a kill may cost
-SEEDS = {"subject": 0, "joint": 1, "residual": 2}  # by form: all jobs of a form share first weights and draws
+SEEDS = {"subject": 0, "joint": 1, "residual": 2}  # by form: all jobs of a form share first weights and draws …
+SEED_STRIDE = 100  # … but for needs of another seed
 
 
 class Shelf:
@@ -86,7 +87,7 @@ class Shelf:
 
     def job(self, need: Need) -> Job:
         """What the need is to the trainer; needs that differ in `share` or `changes` have equal jobs."""
-        key = Need(need.form, need.rule, need.subjects, need.target)
+        key = Need(need.form, need.rule, need.subjects, need.target, seed=need.seed)
         if key not in self._jobs:
             self._jobs[key] = self._make_job(key)
         return self._jobs[key]
@@ -94,7 +95,7 @@ class Shelf:
     def _make_job(self, need: Need) -> Job:
         prompt = None if need.target is None else target_prompt(need.target)
         name = f"{need.rule}: {prompt or ', '.join(need.subjects)}"
-        seed = SEEDS[need.form]
+        seed = SEEDS[need.form] + SEED_STRIDE * need.seed
         if need.form != "residual":
             return joint_job(self.base, [self._subject(need.subjects[0])], prompt, rule=need.rule, seed=seed, name=name)
         assert prompt is not None

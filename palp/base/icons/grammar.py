@@ -127,7 +127,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, subject: str |
 
 
 def random_scene(rng: np.random.Generator, simple: float = 0.0, held_out: bool = False) -> Scene:
-    """Draw a scene; with probability `simple` a plain picture of a subject (the curriculum for shapes; with a companion or without).
+    """Draw a scene; with probability `simple` nothing but things and a style (the curriculum for shapes).
 
     `held_out` chooses the side of the split: training draws never meet a held-out combination.
     """

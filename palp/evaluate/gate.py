@@ -1,0 +1,138 @@
+"""Gate 0: does a prompt's adapter, learned on some subjects, serve subjects that it never met?
+
+Nothing that predicts such adapters can be better than they are, so this is measured before anything is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palp.evaluate.intervals import RESAMPLES, Estimate, estimate
+from palp.evaluate.methods import METHODS, Cell, Method, Need, Plan, subject_need
+from palp.evaluate.metrics import PROMPT_METRICS, Scores
+from palp.evaluate.report import SCALING, Files, settings, write_plane
+from palp.evaluate.results import Row, rows_as_json, write_results
+from palp.evaluate.study import Study
+from palp.evaluate.summary import gains, summarise
+
+__all__ = ["GATE_METHODS", "above_line", "failing", "write_gate"]
+
+IDENTITY = "subject_on_prompt"
+
+
+def _transferred(rule: str, teachers: int | None = None, **changes: Any) -> Callable[[Cell], Plan]:
+    """The subject's adapter, and the target's residual adapter from other subjects (the first few, or all)."""
+
+    def plan(cell: Cell) -> Plan:
+        chosen = {**dict(cell.changes(f"residual_{rule}")), **changes}
+        need = Need(
+            "residual", rule, cell.protocol.transfer[:teachers], cell.target, changes=tuple(sorted(chosen.items()))
+        )
+        return Plan(((subject_need(cell.subject), 1.0), (need, 1.0)))
+
+    return plan
+
+
+def _independent(transferred: bool) -> Callable[[Cell], Plan]:
+    """The same on a subject's adapter of another rank and seed than those the prompt's adapter was learned on."""
+
+    def plan(cell: Cell) -> Plan:
+        own = replace(subject_need(cell.subject), changes=(("rank", 16),), seed=1)
+        rest = _transferred("composed")(cell).parts[1:] if transferred else ()
+        return Plan(((own, 1.0), *rest))
+
+    return plan
+
+
+GATE_METHODS: Mapping[str, Method] = {
+    **{
+        name: METHODS[name]
+        for name in (
+            "base", "subject", "subject_early", "subject_0.8", "subject_0.6", "unguided",
+            "transferred", "transferred_other", "transferred_mean", "score_composition",
+        )
+    },
+    "transferred_palp": Method("of other subjects, PALP's loss", _transferred("palp")),
+    "transferred_kv": Method("of other subjects, text keys and values", _transferred("composed", sites="cross-kv")),
+    "transferred_one": Method("of one other subject", _transferred("composed", teachers=1)),
+    "independent": Method("subject of another rank and seed", _independent(False)),
+    "independent_transferred": Method("… with the prompt's adapter", _independent(True)),
+}  # fmt: skip
+
+
+def write_gate(study: Study, methods: Mapping[str, Method], files: Files) -> dict[str, Row]:
+    """Train, draw, score, and write gate0-icons.json and its plane; needs "base" and the scaled subject among them."""
+    study.train(methods.values())
+    scores = {name: study.scores(method) for name, method in methods.items()}
+    rows = summarise(study, scores)
+    hard = failing(scores, study)
+    more = {
+        "gains_over_subject": rows_as_json(gains(study, scores, "subject")),
+        "above_the_scaling_line": {name: value.as_json() for name, value in above_line(study, scores).items()},
+        "where_the_subject_fails": rows_as_json(_subset(study, scores, hard)),
+        "share_of_pairs_where_it_fails": float(hard.mean() * 2),  # of the half that is not chosen on
+    }
+    write_results(files.results("gate0-icons"), rows, "palp-hyper gate0", settings(study), more)
+    write_plane(rows, methods, files.image("gate0-icons-plane"))
+    return rows
+
+
+def failing(scores: Mapping[str, Scores], study: Study) -> NDArray[np.bool_]:
+    """Which pictures are of a (subject, prompt) that the subject's adapter loses to the base's class word.
+
+    Pairs are chosen by the first half of the seeds, and of them only pictures of the other half are marked: chosen
+    and measured on the same pictures, anything would seem to gain.
+    """
+    seeds = len(study.protocol.seeds)
+    half = max(1, seeds // 2)
+    lost = (scores["base"]["alignment"] - scores["subject"]["alignment"]).reshape(-1, seeds)[:, :half].mean(axis=1) > 0
+    marked = np.zeros((len(lost), seeds), dtype=bool)
+    marked[lost, half:] = True
+    return marked.reshape(-1)
+
+
+def above_line(study: Study, scores: Mapping[str, Scores]) -> dict[str, Estimate]:
+    """How far a row's identity lies above what scaling the subject down keeps at the same alignment.
+
+    The line runs through the means of the scaled rows and the base; beyond its ends it is level. Subjects are
+    resampled, rows and line together.
+    """
+    clusters = study.clusters("alignment")
+    points = {name: _by_subject(values, clusters) for name, values in scores.items()}
+    line = [points[name] for name in SCALING if name in points]
+    subjects = len(line[0])
+    draws = np.random.default_rng(0).integers(0, subjects, (RESAMPLES, subjects))
+    out = {}
+    for name, own in points.items():
+        spread = [_height(own[draw].mean(axis=0), [rung[draw].mean(axis=0) for rung in line]) for draw in draws]
+        low, high = np.percentile(spread, [2.5, 97.5])
+        value = _height(own.mean(axis=0), [rung.mean(axis=0) for rung in line])
+        out[name] = Estimate(value, float(low), float(high), len(clusters))
+    return out
+
+
+def _height(point: NDArray[np.float64], line: Sequence[NDArray[np.float64]]) -> float:
+    rungs = np.array(sorted(line, key=lambda rung: float(rung[0])))
+    return float(point[1] - np.interp(point[0], rungs[:, 0], rungs[:, 1]))
+
+
+def _by_subject(values: Scores, clusters: Sequence[str]) -> NDArray[np.float64]:
+    """Mean (alignment, identity) of each subject, `[subjects, 2]`."""
+    names = list(dict.fromkeys(clusters))
+    of = np.array(clusters)
+    return np.array([[values[metric][of == name].mean() for metric in ("alignment", IDENTITY)] for name in names])
+
+
+def _subset(study: Study, scores: Mapping[str, Scores], kept: NDArray[np.bool_]) -> dict[str, Row]:
+    clusters = [name for name, keep in zip(study.clusters("alignment"), kept, strict=True) if keep]
+    if not clusters:
+        return {}
+    return {
+        name: {metric: estimate(values[metric][kept], clusters) for metric in PROMPT_METRICS}
+        for name, values in scores.items()
+    }
