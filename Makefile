@@ -24,5 +24,5 @@ setup:
 	@scripts/setup.sh
 
 clean:  ## also removes the results in runs/
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs/*/ build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from palp.errors import InputError
-from palp.settings import from_mapping
+from palp.settings import CheckedSettings
 
 __all__ = ["HyperConfig"]
 
 
 @dataclass(frozen=True)
-class HyperConfig:
+class HyperConfig(CheckedSettings):
     """Sizes of a hypernetwork; with the embedded base about 6 million parameters.
 
     Raises:
@@ -25,16 +24,5 @@ class HyperConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise InputError(f"the setting {name} is {value}, and must be at least 1")
-        if self.width % self.heads:
-            raise InputError(f"the setting heads is {self.heads}, and must divide width {self.width}")
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, object]) -> HyperConfig:
-        """The sizes in a file; what is left out has its default.
-
-        Raises:
-            InputError: a name that is no size, or a value that cannot be one.
-        """
-        return from_mapping(cls, values)
+            self.require(name, value >= 1, "at least 1")
+        self.require("heads", self.width % self.heads == 0, f"a divisor of width {self.width}")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from palp.errors import InputError
-from palp.settings import from_mapping
+from palp.settings import CheckedSettings
 
 __all__ = ["TERMS", "HyperSettings"]
 
@@ -18,7 +16,7 @@ CHEAP_TERMS = ("delta", "direction", "norm", "contrastive", "trust")  # those th
 
 
 @dataclass(frozen=True)
-class HyperSettings:
+class HyperSettings(CheckedSettings):
     """loss = Σ weight · term; see `hypernet.losses`.
 
     Raises:
@@ -52,33 +50,16 @@ class HyperSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "samples", "validate_every", "validation_prompts"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
+            self.require(name, getattr(self, name) >= 1, "at least 1")
+        self.require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
         for name in ("lr", "lr_gain", "clip", "temperature"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+            self.require(name, 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("warm", "warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
-        self._require("ema", 0 <= self.ema < 1, "from 0 to below 1")
-        self._require("warm", self.warm <= self.steps, f"at most steps {self.steps}")
+            self.require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
+        self.require("ema", 0 <= self.ema < 1, "from 0 to below 1")
+        self.require("warm", self.warm <= self.steps, f"at most steps {self.steps}")
         if not any(getattr(self, term) for term in TERMS if term != "trust"):
             raise InputError(f"all terms have weight 0: give one of {', '.join(TERMS[:-1])} a weight")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(f"the setting {name} is {getattr(self, name)!r}, and must be {expected}")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> HyperSettings:
-        """Settings from a file's values; what is left out has its default.
-
-        Raises:
-            InputError: a name that is no setting, a value of another type, or out of its range.
-        """
-        return from_mapping(cls, values)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The values by name, for JSON and YAML."""
-        return asdict(self)
 
     def weights(self, step: int) -> dict[str, float]:
         """The weight of each term that counts in a step."""

@@ -1,17 +1,42 @@
-"""Settings from a file's values: names and types checked against a frozen dataclass."""
+"""Settings as frozen dataclasses: from a file's values, with names, types and ranges checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from palp.errors import InputError
 
-__all__ = ["from_mapping"]
+__all__ = ["CheckedSettings", "from_mapping"]
 
 Settings = TypeVar("Settings")
+
+
+class CheckedSettings:
+    """What frozen dataclasses of settings share: values in and out by name, and one sentence for what is out of range.
+
+    A subclass calls `require` in its `__post_init__`.
+    """
+
+    def require(self, name: str, holds: bool, expected: str) -> None:
+        """Raise InputError with the setting's name and value unless it holds."""
+        if not holds:
+            raise InputError(f"the setting {name} is {getattr(self, name)!r}, and must be {expected}")
+
+    @classmethod
+    def from_mapping(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
+        """Settings from a file's values; what is left out has its default.
+
+        Raises:
+            InputError: a name that is no setting, a value of another type, or out of its range.
+        """
+        return from_mapping(cls, values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The values by name, for JSON and YAML."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]  # a subclass is a dataclass
 
 
 def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from palp.errors import InputError
-from palp.settings import from_mapping
+from palp.settings import CheckedSettings
 
 __all__ = ["TrainSettings"]
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(CheckedSettings):
     """One recipe; every job of a `Trainer` shares it.
 
     loss = reconstruction + guidance_weight · guidance + prior_weight · prior
@@ -49,18 +46,18 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("rank", "vectors", "steps", "batch"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("lr", self.lr > 0, "above 0")
+            self.require(name, getattr(self, name) >= 1, "at least 1")
+        self.require("lr", self.lr > 0, "above 0")
         unsigned = ("lr_placeholder", "warmup", "weight_decay", "guidance_weight", "prior_weight")
         for name in unsigned:
-            self._require(name, getattr(self, name) >= 0, "0 or above")
+            self.require(name, getattr(self, name) >= 0, "0 or above")
         for name in ("lr", *unsigned, "alpha", "beta", "gamma"):
-            self._require(name, math.isfinite(getattr(self, name)), "finite")
-        self._require("t_min", 0 <= self.t_min < 1, "from 0 to below 1")
-        self._require("t_max", self.t_min < self.t_max <= 1, f"above t_min {self.t_min}, up to 1")
+            self.require(name, math.isfinite(getattr(self, name)), "finite")
+        self.require("t_min", 0 <= self.t_min < 1, "from 0 to below 1")
+        self.require("t_max", self.t_min < self.t_max <= 1, f"above t_min {self.t_min}, up to 1")
         for name in ("lora_alpha", "clip", "min_snr"):
             value = getattr(self, name)
-            self._require(name, value is None or 0 < value < math.inf, "above 0, or left out")
+            self.require(name, value is None or 0 < value < math.inf, "above 0, or left out")
         choices = {
             "sites": ("attention", "cross", "cross-kv"),
             "schedule": ("constant", "cosine"),
@@ -68,26 +65,9 @@ class TrainSettings:
             "dtype": ("float32", "float16", "bfloat16"),
         }
         for name, allowed in choices.items():
-            self._require(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+            self.require(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
         same_lr = self.optimizer == "adamw" or self.lr == self.lr_placeholder
-        self._require("lr_placeholder", same_lr, f"{self.lr} like lr, for Prodigy finds the step size itself")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(f"the setting {name} is {getattr(self, name)!r}, and must be {expected}")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> TrainSettings:
-        """Settings from a file's values; what is left out has its default.
-
-        Raises:
-            InputError: a name that is no setting, a value of another type, or out of its range.
-        """
-        return from_mapping(cls, values)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The values by name, for JSON and YAML."""
-        return asdict(self)
+        self.require("lr_placeholder", same_lr, f"{self.lr} like lr, for Prodigy finds the step size itself")
 
     def lr_scale(self, step: int) -> float:
         """Factor on the learning rates in a step, numbered from 0."""

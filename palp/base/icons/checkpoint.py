@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from safetensors import safe_open
@@ -18,6 +18,7 @@ from palp.base.load import fastest_dtype
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """What of an optimiser a training state needs: any of torch's, or `MuonAdamW`."""
 
