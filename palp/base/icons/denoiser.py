@@ -33,8 +33,8 @@ class DenoiserSettings:
     decay: float = 0.35  # share of the training, at its end, in which the rate falls to nothing
     noisy: float = 2.0  # times are drawn as u ** (1 / noisy) of the way to noise: shape is decided there
     drop_caption: float = 0.1  # probability of training without the caption
-    foreground: float = 2.0  # extra weight of cells that the subject covers
-    coarse: float = 2.5  # exponent of a channel's deviation in its weight: coarse channels, of shape, count most
+    foreground: float = 6.0  # extra weight of cells that the subject covers
+    coarse: float = 1.2  # exponent of a channel's deviation in its weight: coarse channels, of shape, count most
     ema_pictures: float = 16_000.0  # horizon of the weights' moving average, at most a tenth of what was seen
     seed: int = 0
 
