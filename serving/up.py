@@ -14,7 +14,9 @@ __all__ = ["new_key", "up"]
 Keys = Annotated[Path | None, typer.Option(help="File of keys, made by new-key; without it there is a single user.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; by default only this machine can reach it.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")]
-Hypernet = Annotated[Path | None, typer.Option(help="hypernet.safetensors, or its run folder: predicts prompt adapters.")]
+Hypernet = Annotated[
+    Path | None, typer.Option(help="File or run folder of a hypernetwork, which predicts prompt adapters.")
+]
 Subjects = Annotated[Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in ~/.cache]")]
 Slots = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
 MaxQueue = Annotated[int, typer.Option(min=0, help="Pictures that may wait.")]

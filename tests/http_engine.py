@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -38,9 +39,12 @@ from serving.errors import (
     UnknownSubjectError,
 )
 from serving.http import HttpSettings
+from serving.http.keys import add_key
 from serving.http.server import Server, listen, make_server
 
 SIDE = 32
+WEB = httpx.Client(timeout=60, trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
+"""One client for all, for each that is made reads the certificates of the system."""
 
 
 def png(colour: tuple[int, int, int], notes: Mapping[str, str] | None = None, side: int = SIDE) -> bytes:
@@ -188,6 +192,11 @@ class FakeEngine:
         with self._lock:
             return len(self._waiting) + len(self._active)
 
+    def picture(self, request: PictureRequest, share: float) -> bytes:
+        """The picture when this share of the steps is done: from white to its colour."""
+        red, green, blue = (round(255 + (value - 255) * share) for value in colour_of(request))
+        return png((red, green, blue), {"prompt": request.prompt, "seed": str(request.seed)})
+
     def _run(self) -> None:
         while True:
             with self._lock:
@@ -226,15 +235,12 @@ class FakeEngine:
             ticket.step += 1
             due = request.previews and ticket.step % max(1, request.steps // (request.previews + 1)) == 0
             last = ticket.step == request.steps
-            colour = colour_of(request)
-            part = ticket.step / request.steps
-            faded = tuple(round(255 + (value - 255) * part) for value in colour)
-            preview = png((faded[0], faded[1], faded[2])) if due and not last else None
+            preview = self.picture(request, ticket.step / request.steps) if due and not last else None
             self._tell(ticket, Step(ticket.step, request.steps, preview))
             if last:
                 seconds = dict.fromkeys(("queue", "predict", "compose", "denoise", "decode"), self.step_s)
                 details = Details(seconds, 1.0, abstained="abstain" in request.prompt, reliability=0.9)
-                self._tell(ticket, Done(png(colour, {"prompt": request.prompt, "seed": str(request.seed)}), details))
+                self._tell(ticket, Done(self.picture(request, 1.0), details))
 
     def _tell(self, ticket: FakeTicket, event: Event) -> None:
         if isinstance(event, Done | Failed | Cancelled):
@@ -269,8 +275,6 @@ def until(true: Callable[[], object], seconds: float = 30.0) -> None:
 
 def write_keys(folder: Path, *owners: str) -> tuple[Path, dict[str, str]]:
     """A keys file, and the keys."""
-    from serving.http.keys import add_key
-
     path = folder / "keys"
     return path, {owner: add_key(path, owner) for owner in owners}
 

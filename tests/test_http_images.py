@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from serving.contract import PictureRequest
 from serving.http import HttpSettings
-from tests.http_engine import SIDE, FakeEngine, colour_of, picture_files, running, until
+from tests.http_engine import SIDE, WEB, FakeEngine, colour_of, picture_files, running, until
 
 URL = "/v1/images/generations"
 
@@ -30,7 +30,7 @@ def engine() -> FakeEngine:
 @pytest.fixture(scope="module")
 def address(engine: FakeEngine) -> Iterator[str]:
     with running(engine) as (url, _):
-        httpx.post(f"{url}/v1/subjects", data={"name": "rex", "class_word": "dog"}, files=picture_files())
+        WEB.post(f"{url}/v1/subjects", data={"name": "rex", "class_word": "dog"}, files=picture_files())
         until(lambda: engine.subjects.show("", "rex").state == "ready")
         yield url
 
@@ -83,7 +83,7 @@ def test_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:
 
 def test_progress_events_are_for_those_who_ask(address: str) -> None:
     body = {"prompt": "a cat", "stream": True, "progress": True, "steps": 4, "n": 2, "partial_images": 1}
-    answer = httpx.post(address + URL, json=body)
+    answer = WEB.post(address + URL, json=body)
     events = events_of(answer.text)
     assert answer.headers["content-type"].startswith("text/event-stream")
     for index in (0, 1):
@@ -97,21 +97,21 @@ def test_progress_events_are_for_those_who_ask(address: str) -> None:
 
 
 def test_sizes_are_square_and_keep_the_notes(address: str) -> None:
-    answer = httpx.post(address + URL, json={"prompt": "a ☂ umbrella", "size": "64x64", "seed": 3})
+    answer = WEB.post(address + URL, json={"prompt": "a ☂ umbrella", "size": "64x64", "seed": 3})
     image = image_of(answer.json()["data"][0]["b64_json"])
     assert isinstance(image, PngImageFile)
     assert (image.size, image.text["prompt"], answer.json()["size"]) == ((64, 64), "a ☂ umbrella", "64x64")
     for size in ("64x32", "9999x9999", "0x0", "large"):
-        assert httpx.post(address + URL, json={"prompt": "a", "size": size}).status_code == 400
+        assert WEB.post(address + URL, json={"prompt": "a", "size": size}).status_code == 400
 
 
 def test_headers_tell_the_request_and_its_times(address: str) -> None:
-    answer = httpx.post(address + URL, json={"prompt": "a cat"}, headers={"X-Request-Id": "mine-1"})
+    answer = WEB.post(address + URL, json={"prompt": "a cat"}, headers={"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     stages = [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")]
     assert stages == ["queue", "predict", "compose", "denoise", "decode"]
     assert float(answer.headers["x-batch-size"]) >= 1
-    bad = httpx.post(address + URL, json={"prompt": "a cat"}, headers={"X-Request-Id": "bad id"})
+    bad = WEB.post(address + URL, json={"prompt": "a cat"}, headers={"X-Request-Id": "bad id"})
     assert bad.headers["x-request-id"] != "bad id"
 
 
@@ -134,7 +134,7 @@ def test_headers_tell_the_request_and_its_times(address: str) -> None:
     ],
 )
 def test_bad_requests_are_told_what_is_wrong(address: str, body: object, param: str | None, code: str) -> None:
-    answer = httpx.post(address + URL, json=body)
+    answer = WEB.post(address + URL, json=body)
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
     assert error["type"] == "invalid_request_error"
@@ -143,22 +143,31 @@ def test_bad_requests_are_told_what_is_wrong(address: str, body: object, param: 
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"", b"\xff\xfe", b'{"prompt": NaN}', b'{"prompt": "\\ud800"}', b'{"\\ud800": 1}', b"[" * 5000, b'{"prompt":"a","guidance":1e999}'],
-)  # fmt: skip
+    [
+        b"{",
+        b"",
+        b"\xff\xfe",
+        b'{"prompt": NaN}',
+        b'{"prompt": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        b"[" * 5000,
+        b'{"prompt":"a","guidance":1e999}',
+    ],
+)
 def test_malformed_json_is_400(address: str, body: bytes) -> None:
-    answer = httpx.post(address + URL, content=body, headers={"Content-Type": "application/json"})
+    answer = WEB.post(address + URL, content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, set(answer.json()["error"])) == (400, {"message", "type", "param", "code"})
 
 
 def test_defects_tell_nothing_of_the_inside(address: str) -> None:
-    answer = httpx.post(address + URL, json={"prompt": "boom"})
+    answer = WEB.post(address + URL, json={"prompt": "boom"})
     assert answer.status_code == 500
     assert "secrets" not in answer.text
 
 
 def test_unknown_paths_and_methods_are_error_objects(address: str) -> None:
     for method, path, status in (("GET", "/nothing", 404), ("PUT", "/v1/models", 405), ("GET", URL, 405)):
-        answer = httpx.request(method, address + path)
+        answer = WEB.request(method, address + path)
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
 
 
@@ -168,11 +177,11 @@ def test_who_goes_away_has_nothing_drawn(stream: bool) -> None:
     with running(engine) as (address, server):
         body = {"prompt": "a cat", "steps": 150, "n": 2, "stream": stream, "partial_images": 5}
         if stream:
-            with httpx.stream("POST", address + URL, json=body) as answer:
+            with WEB.stream("POST", address + URL, json=body) as answer:
                 next(answer.iter_lines())
         else:
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(address + URL, json=body, timeout=httpx.Timeout(30, read=0.3))
+                WEB.post(address + URL, json=body, timeout=httpx.Timeout(30, read=0.3))
         until(lambda: engine.busy == 0)
         assert [end for _, end in engine.ends] == ["Cancelled", "Cancelled"]
         assert not server.config.app.state.service.pictures._taken  # type: ignore[union-attr]
@@ -181,7 +190,7 @@ def test_who_goes_away_has_nothing_drawn(stream: bool) -> None:
 def test_a_full_queue_is_429_and_leaves_nothing_behind() -> None:
     engine = FakeEngine(step_s=0.02, slots=1, max_queue=2)
     with running(engine) as (address, _):
-        answer = httpx.post(address + URL, json={"prompt": "a cat", "n": 8, "steps": 20})
+        answer = WEB.post(address + URL, json={"prompt": "a cat", "n": 8, "steps": 20})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
         assert answer.json()["error"]["code"] == "queue_full"
         until(lambda: engine.busy == 0)
@@ -191,6 +200,6 @@ def test_a_full_queue_is_429_and_leaves_nothing_behind() -> None:
 def test_a_picture_that_takes_too_long_is_504() -> None:
     with running(FakeEngine(step_s=0.05), HttpSettings(deadline_s=0.1)) as (address, _):
         started = time.monotonic()
-        answer = httpx.post(address + URL, json={"prompt": "a cat", "steps": 150})
+        answer = WEB.post(address + URL, json={"prompt": "a cat", "steps": 150})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert time.monotonic() - started < 5

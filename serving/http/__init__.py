@@ -1,7 +1,6 @@
 """The engine over HTTP: OpenAI's and A1111's ways to ask, subjects, metrics, and a web page. It knows no tensors.
 
-    app = create_app(engine, HttpSettings())     # any ASGI server runs it
-    serve(engine, HttpSettings())                # … or this, which also drains on SIGTERM
+`create_app(engine, HttpSettings())` is an ASGI application; `serve` runs it, and drains on SIGTERM.
 """
 
 from serving.http.app import create_app

@@ -1,4 +1,4 @@
-"""What is checked before a body is read: host, origin, key, whether the server is stopping, and the body's size and pace."""
+"""What is checked before a body is read, and while: host, origin, key, stopping, the body's size and pace."""
 
 from __future__ import annotations
 

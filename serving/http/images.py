@@ -165,7 +165,7 @@ def _subject(body: ImageRequest, service: Service, owner: str) -> str | None:
     if body.model in (None, service.settings.base):
         return body.subject
     if body.subject not in (None, body.model):
-        raise InputError(f"model is {body.model!r} and subject {body.subject!r}: name one subject, or the base as model")
+        raise InputError(f"model is {body.model!r} and subject {body.subject!r}: name one of them alone")
     if all(known.name != body.model for known in service.engine.subjects.list(owner)):
         raise Refusal(404, "model_not_found", f"there is no model {body.model!r}: see /v1/models", "model")
     return body.model

@@ -28,7 +28,10 @@ class Metrics:
         self._lock = threading.Lock()
         self._histograms: dict[str, Histogram] = {}
         self._requests = Counter(
-            "palp_http_requests", "Requests by route and status.", ("method", "route", "status"), registry=self._registry
+            "palp_http_requests",
+            "Requests by route and status.",
+            ("method", "route", "status"),
+            registry=self._registry,
         )
         self._seconds = Histogram(
             "palp_http_request_seconds",

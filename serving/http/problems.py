@@ -76,9 +76,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         (408, "the body came too slowly"),
         (409, "the subject is not in that state"),
         (413, "too large"),
+        ("4XX", "any other mistake of the caller's"),
         (429, "too much at once; Retry-After says when to try again"),
         (503, "stopping; Retry-After says when to try again"),
         (504, "not done in time"),
+        ("5XX", "a defect of ours"),
     )
 }
 

@@ -58,7 +58,7 @@ def listen(settings: HttpSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=256)
     except OSError as error:
-        raise InputError(f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error}") from error
+        raise InputError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
 
 
 def make_server(engine: Engine, settings: HttpSettings) -> Server:

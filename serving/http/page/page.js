@@ -99,6 +99,7 @@ async function generate() {
   const started = performance.now();
   const rows = plan(chosen, subject);
   const figures = stage(rows.map(([title]) => title));
+  if (matchMedia("(max-width: 56rem)").matches) field("results").scrollIntoView({ block: "start" });
   const ends = await Promise.allSettled(rows.map(([, request], index) => figures[index].fill(request, abort.signal)));
   setRunning(null);
   const failed = ends.find((end) => end.status === "rejected" && end.reason.name !== "AbortError");
