@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
@@ -53,10 +54,19 @@ def test_the_document_names_every_route_and_the_error_object(app: Any) -> None:
             assert found == "#/components/schemas/ErrorObject"
 
 
-lazy = schemathesis.pytest.from_fixture("schema")
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_requests_made_from_the_document_find_no_fault(schema: Any, mode: GenerationMode) -> None:
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        takes = operation.body or operation.path_parameters or operation.query
+        if mode is GenerationMode.POSITIVE or takes:  # what takes nothing cannot be asked wrongly
+            _try_out(operation, mode)
 
 
-@lazy.parametrize()
-@settings(max_examples=4, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-def test_requests_made_from_the_document_find_no_fault(case: Any) -> None:
-    case.call_and_validate(excluded_checks=BEYOND_SCHEMA)
+def _try_out(operation: Any, mode: GenerationMode) -> None:
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def check(case: Any) -> None:
+        case.call_and_validate(excluded_checks=BEYOND_SCHEMA)
+
+    check()

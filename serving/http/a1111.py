@@ -148,8 +148,8 @@ async def interrupt(service: ServiceOf, owner: Owner) -> dict[str, str]:
 def models(service: ServiceOf, owner: Owner) -> list[dict[str, str | None]]:
     """The base and the caller's subjects."""
     names = [service.settings.base, *_subjects(service, owner)]
-    empty: dict[str, str | None] = {"hash": None, "sha256": None, "config": None}
-    return [{"title": name, "model_name": name, "filename": name} | empty for name in names]
+    unknown = dict.fromkeys(("hash", "sha256", "config"))
+    return [{"title": name, "model_name": name, "filename": name, **unknown} for name in names]
 
 
 @router.get("/loras")

@@ -103,7 +103,12 @@ def remove_subject(name: Name, service: ServiceOf, owner: Owner) -> Removed:
     return Removed(name=name)
 
 
-@router.get("/{name}/events", responses={200: {"content": {"text/event-stream": {}}}}, response_class=EventStream)
+@router.get(
+    "/{name}/events",
+    status_code=200,
+    responses={200: {"content": {"text/event-stream": {}}}},
+    response_class=EventStream,
+)
 async def watch_subject(name: Name, service: ServiceOf, owner: Owner) -> EventStream:
     """Events while a subject is learned: subject.waiting, subject.learning, then subject.ready or subject.failed."""
     await asyncio.to_thread(service.engine.subjects.show, owner, name)  # 404 before the stream begins
