@@ -75,8 +75,8 @@ def bring_subject(page: Any, name: str = "rex", class_word: str = "dog") -> None
     page.get_by_role("button", name="New subject…").click()
     files = [{"name": f, "mimeType": "image/png", "buffer": content} for _, (f, content, _) in picture_files(3)]
     page.locator("#files").set_input_files(files)
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("What is it?").fill(class_word)
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_label("What is it?", exact=True).fill(class_word)
     page.get_by_role("button", name="Learn").click()
 
 
@@ -95,10 +95,10 @@ def test_a_subject_is_learned_and_drawn_three_ways(browser: Any) -> None:
         page.get_by_role("button", name="Close").click()
         bring_subject(page)
         page.wait_for_selector('.subject:has(input[value="rex"]:checked)')
-        page.get_by_label("Prompt").fill("a watercolor painting of [V] on a beach at sunset")
-        page.get_by_label("Seed").fill("7")
-        page.get_by_label("Prompt").press("Control+Enter")
-        page.wait_for_function("document.querySelectorAll('figure.done').length === 3")
+        page.get_by_label("Prompt", exact=True).fill("a watercolor painting of [V] on a beach at sunset")
+        page.get_by_label("Seed", exact=True).fill("7")
+        page.get_by_label("Prompt", exact=True).press("Control+Enter")
+        page.locator("figure.done").nth(2).wait_for()
         assert page.locator("figure h3").all_inner_texts() == ["Base", "Subject only", "Predicted adapter"]
         asked = sorted((request for request, _ in engine.ends), key=lambda one: (one.subject or "", one.prompt_adapter))
         assert [(one.subject, one.prompt_adapter) for one in asked] == [(None, "off"), ("rex", "auto"), ("rex", "off")]
@@ -108,9 +108,9 @@ def test_a_subject_is_learned_and_drawn_three_ways(browser: Any) -> None:
             page.locator("figure a").last.click()
         assert download.value.suggested_filename == "palp-predicted-adapter-7.png"
         page.wait_for_selector("#history .entry img")
-        page.get_by_label("Prompt").fill("something else")
+        page.get_by_label("Prompt", exact=True).fill("something else")
         page.locator("#history .entry").first.click()
-        assert page.get_by_label("Prompt").input_value().startswith("a watercolor")
+        assert page.get_by_label("Prompt", exact=True).input_value().startswith("a watercolor")
         page.mouse.click(640, 5)
         shoot(page, "page-light.png")
         page.on("dialog", lambda dialog: dialog.accept())
@@ -127,10 +127,10 @@ def test_on_a_dark_phone_it_is_drawn_and_cancelled(browser: Any) -> None:
         until(lambda: engine.subjects.show("", "rex").state == "ready")
         page.reload()
         page.locator('.subject:has(input[value="rex"])').click()
-        page.get_by_label("Prompt").fill("a pencil sketch of [V] in the city")
-        page.get_by_label("Steps").fill("60")
+        page.get_by_label("Prompt", exact=True).fill("a pencil sketch of [V] in the city")
+        page.get_by_label("Steps", exact=True).fill("60")
         page.get_by_role("button", name="Generate").click()
-        page.wait_for_function("[...document.querySelectorAll('figure img')].filter((i) => !i.hidden).length === 3")
+        page.locator("figure img:not([hidden])").nth(2).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         shoot(page, "page-dark-phone.png")
         page.keyboard.press("Escape")
@@ -150,18 +150,16 @@ def test_what_is_wrong_is_said(browser: Any) -> None:
             ("a [V]", "no subject is chosen"),
             ("boom", "went wrong on our side"),
         ):
-            page.get_by_label("Prompt").fill(prompt)
+            page.get_by_label("Prompt", exact=True).fill(prompt)
             page.get_by_role("button", name="Generate").click()
-            page.wait_for_function(
-                "(words) => document.getElementById('problem').textContent.includes(words)", arg=words
-            )
-        page.get_by_label("Prompt").fill("a cat")
+            page.locator("#problem", has_text=words).wait_for()
+        page.get_by_label("Prompt", exact=True).fill("a cat")
         page.get_by_role("button", name="Generate").click()
         page.wait_for_selector("figure.done")
         assert not page.locator("#problem").is_visible()
         bring_subject(page, class_word="nonsense")
-        page.wait_for_function("document.getElementById('upload-problem').textContent.includes('is not known')")
-        page.get_by_label("What is it?").fill("hopeless")
+        page.locator("#upload-problem", has_text="is not known").wait_for()
+        page.get_by_label("What is it?", exact=True).fill("hopeless")
         page.get_by_role("button", name="Learn").click()
         page.wait_for_selector(".note.bad")
         assert "the loss was not finite" in page.inner_text(".note.bad")
@@ -170,6 +168,6 @@ def test_what_is_wrong_is_said(browser: Any) -> None:
 def test_a_key_is_asked_for(browser: Any, tmp_path: Path) -> None:
     path, keys = write_keys(tmp_path, "ann")
     with running(FakeEngine(), HttpSettings(keys=path)) as (address, _), page_of(browser, address) as page:
-        page.get_by_label("Key").fill(keys["ann"])
+        page.locator("#key").fill(keys["ann"])
         page.get_by_role("button", name="Enter").click()
         page.wait_for_selector(".subject")
