@@ -2,8 +2,11 @@
 
 from palp.cli.shell import create_app
 from serving.generate import generate
+from serving.up import new_key, up
 
 __all__ = ["app"]
 
 app = create_app("palp-serve", "Serve pictures from many adapters on one frozen base.")
 app.command("generate")(generate)
+app.command("up")(up)
+app.command("new-key")(new_key)

@@ -1,0 +1,119 @@
+"""What A1111 clients do: ask for the lists, draw, look at the progress, interrupt."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from serving.contract import PictureRequest
+from tests.http_engine import WEB, FakeEngine, colour_of, picture_files, running, until
+
+USUAL = {  # what clients send with every request, whether asked for or not
+    "enable_hr": False,
+    "denoising_strength": 0.7,
+    "styles": [],
+    "subseed": -1,
+    "restore_faces": False,
+    "tiling": False,
+    "eta": 1.0,
+    "script_args": [],
+    "script_name": None,
+    "save_images": False,
+    "alwayson_scripts": {},
+    "width": 64,
+    "height": 64,
+    "cfg_scale": 4.0,
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture(scope="module")
+def address(engine: FakeEngine) -> Iterator[str]:
+    with running(engine) as (url, _):
+        WEB.post(f"{url}/v1/subjects", data={"name": "rex", "class_word": "dog"}, files=picture_files())
+        until(lambda: engine.subjects.show("", "rex").state == "ready")
+        yield url
+
+
+def draw(address: str, **fields: Any) -> dict[str, Any]:
+    answer = WEB.post(f"{address}/sdapi/v1/txt2img", json=USUAL | fields)
+    assert answer.status_code == 200, answer.text
+    assert "denoise;dur=" in answer.headers["server-timing"] or not answer.json()["images"]
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_what_clients_ask_first(address: str) -> None:
+    get = lambda path: WEB.get(f"{address}/sdapi/v1/{path}").json()  # noqa: E731
+    assert [model["model_name"] for model in get("sd-models")] == ["icons", "rex"]
+    assert [lora["name"] for lora in get("loras")] == ["rex"]
+    assert [sampler["name"] for sampler in get("samplers")] == ["DDIM", "DPM++ 2M", "Euler"]
+    assert get("options")["sd_model_checkpoint"] == "icons"
+    assert (get("progress")["progress"], get("progress")["state"]["job_count"]) == (0, 0)
+    assert WEB.post(f"{address}/sdapi/v1/interrupt").json() == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "a sketch of [V] <lora:rex:0.5>"},
+        {"prompt": "a sketch of [V]", "override_settings": {"sd_model_checkpoint": "rex"}},
+    ],
+)
+def test_a_subject_is_drawn(address: str, engine: FakeEngine, fields: dict[str, Any]) -> None:
+    answer = draw(address, seed=7, steps=5, n_iter=2, sampler_name="DPM++ 2M", **fields)
+    info = json.loads(answer["info"])
+    assert (info["seed"], info["all_seeds"]) == (7, [7, 8])
+    for seed, encoded in zip((7, 8), answer["images"], strict=True):
+        image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        request = PictureRequest("a sketch of [V]", subject="rex", seed=seed, steps=5)
+        assert (image.size, image.getpixel((0, 0))) == ((64, 64), colour_of(request))
+    asked = engine.ends[-1][0]
+    assert (asked.scheduler, asked.guidance) == ("dpm++2m", 4.0)
+    assert asked.subject_scale == (0.5 if "lora" in fields["prompt"] else 1.0)
+
+
+def test_what_cannot_be_done_is_refused(address: str) -> None:
+    for fields, status in (
+        ({"prompt": "a", "enable_hr": True}, 400),
+        ({"prompt": "a", "sampler_name": "Heun"}, 400),
+        ({"prompt": "a", "height": 128}, 400),
+        ({"prompt": "a", "batch_size": 9}, 400),
+        ({"prompt": "[V] <lora:rex:.>"}, 400),
+        ({"prompt": "[V] <lora:rex> <lora:rex>"}, 400),
+        ({"prompt": "[V] <lora:nobody>"}, 404),
+        ({"prompt": "a", "seed": 2**63 - 1}, 400),
+    ):
+        answer = WEB.post(f"{address}/sdapi/v1/txt2img", json=USUAL | fields)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error"), fields
+
+
+def test_progress_and_interruption() -> None:
+    engine = FakeEngine(step_s=0.05)
+    with running(engine) as (address, _), ThreadPoolExecutor(1) as pool:
+        job = pool.submit(draw, address, prompt="a cat", steps=150, batch_size=2)
+        seen: dict[str, Any] = {}
+
+        def shown() -> bool:
+            seen.update(WEB.get(f"{address}/sdapi/v1/progress").json())
+            return seen["current_image"] is not None
+
+        until(shown)
+        assert 0 < seen["progress"] < 1
+        assert (seen["state"]["job_count"], seen["state"]["sampling_steps"]) == (2, 150)
+        assert WEB.get(f"{address}/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
+        WEB.post(f"{address}/sdapi/v1/interrupt")
+        answer = job.result(60)
+        assert (answer["images"], json.loads(answer["info"])["interrupted"]) == ([], True)
+        assert [end for _, end in engine.ends] == ["Cancelled"] * 2

@@ -1,0 +1,72 @@
+"""The OpenAPI document, and requests of all kinds made from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.testclient import TestClient
+
+from serving.http import HttpSettings, create_app
+from tests.http_engine import FakeEngine
+
+BEYOND_SCHEMA = [positive_data_acceptance]  # a prompt may lack its [V], and a size be no square
+
+
+@pytest.fixture(scope="module")
+def app() -> Any:
+    return create_app(FakeEngine(step_s=0.0, learn_s=0.0), HttpSettings(host="0.0.0.0"))
+
+
+@pytest.fixture(scope="module")
+def schema(app: Any) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+def test_the_document_names_every_route_and_the_error_object(app: Any) -> None:
+    document = TestClient(app).get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/health",
+        "/metrics",
+        "/ready",
+        "/sdapi/v1/interrupt",
+        "/sdapi/v1/loras",
+        "/sdapi/v1/options",
+        "/sdapi/v1/progress",
+        "/sdapi/v1/samplers",
+        "/sdapi/v1/sd-models",
+        "/sdapi/v1/txt2img",
+        "/v1/images/generations",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/subjects",
+        "/v1/subjects/{name}",
+        "/v1/subjects/{name}/events",
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert "422" not in operation["responses"]
+            found = operation["responses"]["400"]["content"]["application/json"]["schema"]["$ref"]
+            assert found == "#/components/schemas/ErrorObject"
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_requests_made_from_the_document_find_no_fault(schema: Any, mode: GenerationMode) -> None:
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        takes = operation.body or operation.path_parameters or operation.query
+        if mode is GenerationMode.POSITIVE or takes:  # what takes nothing cannot be asked wrongly
+            _try_out(operation, mode)
+
+
+def _try_out(operation: Any, mode: GenerationMode) -> None:
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def check(case: Any) -> None:
+        case.call_and_validate(excluded_checks=BEYOND_SCHEMA)
+
+    check()
