@@ -249,7 +249,8 @@ class Preparation:
         if record is not None:
             notes["subject"] = f"{record.name} ({record.class_word}) × {request.subject_scale:g}"
             notes["subject_adapter"] = str(record.adapter)
-            notes["prompt_adapter"] = f"{plan.said} × {request.prompt_adapter_scale:g}" if plan.prompt_part else plan.said
+            scale = f" × {request.prompt_adapter_scale:g}" if plan.prompt_part else ""
+            notes["prompt_adapter"] = plan.said + scale
         return notes
 
 
