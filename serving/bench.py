@@ -24,7 +24,7 @@ from palp.base.load import ICONS_WEIGHTS
 from palp.errors import InputError
 from palp.provenance import provenance
 from palp.recipes import guidance_scale, recipe
-from serving.contract import Cancelled, Done, Event, Failed, PictureRequest
+from serving.contract import Cancelled, Done, Event, Failed, PictureRequest, Queued
 from serving.engine import BatchEngine, EngineSettings, Predictions
 from serving.subjects.library import Library
 
@@ -86,10 +86,10 @@ def run_bench(base: Base, source: str, plan: BenchPlan, predictions: Predictions
             pipeline = _pipeline(base, source, adapters, Path(folder))
             sides["diffusers"] = lambda: _switched(base, pipeline, plan)
         try:
-            rounds = [{name: run() for name, run in sides.items()} for _ in range(plan.rounds + 1)][1:]  # one to warm up
+            turns = [{name: run() for name, run in sides.items()} for _ in range(1 + plan.rounds)]
         finally:
             engine.close()
-    return _report(base, plan, rounds, predictions)
+    return _report(base, plan, turns[1:], predictions)  # the first is to warm up
 
 
 def _report(
@@ -127,11 +127,12 @@ def _random_adapter(base: Base, seed: int) -> Adapter:
 def _drawn(engine: BatchEngine, plan: BenchPlan, adapters: int) -> dict[str, float]:
     """A round of the engine: all pictures asked for at once."""
     counter = _Counter(plan.pictures)
-    start = time.monotonic()
     for seed in range(plan.pictures):
         subject = f"s{seed % adapters}" if adapters else None
         prompt = PROMPT.format("[V]" if adapters else CLASS_WORD)
         engine.submit(PictureRequest(prompt, subject=subject, seed=seed, steps=plan.steps), counter)
+    start = time.monotonic()
+    counter.start.set()
     counter.done.wait()
     seconds = time.monotonic() - start
     if counter.errors:
@@ -140,16 +141,18 @@ def _drawn(engine: BatchEngine, plan: BenchPlan, adapters: int) -> dict[str, flo
 
 
 class _Counter:
-    """A listener of many pictures."""
+    """A listener of many pictures. It holds the engine until all are in the line, so that batches are the same."""
 
     def __init__(self, pictures: int) -> None:
         self._left = pictures
         self.batch_sizes: list[float] = []
         self.errors: list[Exception] = []
-        self.done = threading.Event()
+        self.start, self.done = threading.Event(), threading.Event()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Done):
+        if isinstance(event, Queued):
+            self.start.wait()
+        elif isinstance(event, Done):
             self.batch_sizes.append(event.details.batch_size)
         elif isinstance(event, Failed):
             self.errors.append(event.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from palp.errors import InputError
 
@@ -144,6 +144,7 @@ Listener = Callable[[Event], None]
 """Called from the engine's thread with every event, in order; must return at once and never raise."""
 
 
+@runtime_checkable
 class Ticket(Protocol):
     """An accepted request."""
 
@@ -168,6 +169,7 @@ class SubjectInfo:
     error: str | None = None
 
 
+@runtime_checkable
 class SubjectLibrary(Protocol):
     """The subjects of all owners, on disk; learned one at a time, in a process beside the engine."""
 
@@ -188,6 +190,7 @@ class SubjectLibrary(Protocol):
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Draws pictures of many callers in shared batches, on a thread of its own."""
 

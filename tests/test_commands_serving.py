@@ -21,10 +21,10 @@ def test_a_subject_is_learned_listed_shown_and_removed(tiny_folder: Path, tmp_pa
     how = ("--base", tiny_folder, "--dtype", "float32", "--steps", 2, "--set", "rank=1", "--set", "batch=1")
     pictures = write_pictures(tmp_path / "pictures", 2)
     assert "--class" in refuses(PALP_SERVE, "subjects", "add", "a", pictures, *root, *how)
-    assert "cannot be the name" in refuses(PALP_SERVE, "subjects", "add", "../a", pictures, "--class", "cat", *root, *how)
-    added = json.loads(
-        succeeds(PALP_SERVE, "subjects", "add", "a", pictures, "--class", "cat", *root, *how, "--json")
+    assert "cannot be the name" in refuses(
+        PALP_SERVE, "subjects", "add", "../a", pictures, "--class", "cat", *root, *how
     )
+    added = json.loads(succeeds(PALP_SERVE, "subjects", "add", "a", pictures, "--class", "cat", *root, *how, "--json"))
     assert (added["name"], added["state"], added["pictures"], added["class_word"]) == ("a", "ready", 2, "cat")
     assert "already" in refuses(PALP_SERVE, "subjects", "add", "a", pictures, "--class", "cat", *root, *how)
     run = tmp_path / "run.safetensors"
@@ -46,7 +46,7 @@ def test_a_learning_that_was_stopped_goes_on(tiny_folder: Path, tmp_path: Path) 
     how = ("--base", tiny_folder, "--dtype", "float32", "--steps", 1, "--set", "rank=1")
     pictures = write_pictures(tmp_path / "pictures", 1)
     done = succeeds(PALP_SERVE, "subjects", "add", "a", pictures, "--root", tmp_path, *how)
-    assert done == "a  cat  1 pictures  ready\n"
+    assert done == "a  cat  1 picture  ready\n"
 
 
 def test_the_library_is_in_the_users_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -52,7 +54,12 @@ def test_the_same_combination_is_installed_once_and_the_oldest_gives_way(
 ) -> None:
     written: list[str] = []
     write = Slots._write
-    monkeypatch.setattr(Slots, "_write", lambda own, slot, parts: (written.append(parts[0].key), write(own, slot, parts)))
+
+    def noted(own: Slots, slot: int, parts: Sequence[Part]) -> None:
+        written.append(parts[0].key)
+        write(own, slot, parts)
+
+    monkeypatch.setattr(Slots, "_write", noted)
     slots = Slots(base, rank=2, count=2)
     parts = {name: [Part(name, subject(base, number), 1.0)] for number, name in enumerate("abc")}
     assert slots.acquire([]) == BARE

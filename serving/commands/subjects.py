@@ -152,4 +152,5 @@ def _print(found: Sequence[SubjectInfo], as_json: bool) -> None:
             print_json(asdict(info))
         else:
             state = f"learning, {info.progress:.0%}" if info.state == "learning" else info.error or info.state
-            typer.echo(f"{info.name}  {info.class_word}  {info.pictures} pictures  {state}")
+            count = "1 picture" if info.pictures == 1 else f"{info.pictures} pictures"
+            typer.echo(f"{info.name}  {info.class_word}  {count}  {state}")

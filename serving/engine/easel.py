@@ -101,6 +101,15 @@ class Easel:
                 lesson.close()
                 self._end(plan.entry, event)
 
+    def clear(self) -> None:
+        """Let go of everything, without a word to anybody."""
+        drawings, lessons = self._drawings, self._lessons
+        self._drawings, self._lessons = [], []
+        for drawing in drawings:
+            self._preparation.slots.release(drawing.slot)
+        for _, lesson in lessons:
+            lesson.close()
+
     def step(self, started: float) -> None:
         """A training step of the first picture that is being refined, and a denoising step of all that are drawn.
 

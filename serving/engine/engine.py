@@ -50,7 +50,7 @@ class BatchEngine:
         self._changed = threading.Condition()
         self._line = Line()
         self._new: list[Entry] = []
-        self._open = 0  # accepted, and without a last event
+        self._accepted: dict[str, Entry] = {}  # and without a last event
         self._draining = self._closing = False
         self._observers: list[Callable[[str, float], None]] = []
         self._easel = Easel(base, library, predictions, self.settings, self._end, self._measure)
@@ -75,14 +75,14 @@ class BatchEngine:
             entry = Entry(request, listener, record, self._wake)
             entry.ahead = self._line.push(entry)
             self._new.append(entry)
-            self._open += 1
+            self._accepted[entry.id] = entry
             self._changed.notify_all()
         return entry
 
     def stats(self) -> Mapping[str, float]:
         """Gauges by name; may be called from any thread."""
         with self._changed:
-            queue, accepted = len(self._line), self._open
+            queue, accepted = len(self._line), len(self._accepted)
         cache = self._library.cache
         return {
             "queue": queue,
@@ -106,7 +106,7 @@ class BatchEngine:
         """Accept nothing more, finish what was accepted; whether all was done in time."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: self._open == 0, timeout_s)
+            return self._changed.wait_for(lambda: not self._accepted, timeout_s)
 
     def close(self) -> None:
         """Stop at the next step; what is left ends as `Cancelled`."""
@@ -168,18 +168,21 @@ class BatchEngine:
 
     def _end(self, entry: Entry, event: Event) -> None:
         """The last event of a request."""
-        if not entry.ended:
-            entry.tell(event)
-            with self._changed:
-                self._open -= 1
-                self._changed.notify_all()
+        entry.tell(event)
+        with self._changed:
+            self._accepted.pop(entry.id, None)
+            self._changed.notify_all()
 
     def _end_all(self, event: Event) -> None:
+        """Nobody who was accepted may wait for ever, whatever state the rest is in."""
         with self._changed:
-            left = self._line.take(lambda entry: True)
+            self._line, left = Line(), list(self._accepted.values())
+        try:
+            self._easel.clear()
+        except Exception:
+            logger.exception("the pictures under way did not end cleanly")
         for entry in left:
             self._end(entry, event)
-        self._easel.drop(lambda entry: event)
 
     def _measure(self, name: str, value: float) -> None:
         for observer in list(self._observers):

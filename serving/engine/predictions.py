@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -109,16 +110,12 @@ class Predictions:
             self._kept.popitem(last=False)
         return forecast
 
-    def remembers(self, prompt: str, class_word: str) -> bool:
-        """Whether `forecast` would cost nothing."""
-        return f"{self.network.fingerprint}:{prompts_of(prompt, class_word).clean}" in self._kept
-
     @torch.no_grad()
     def _predict(self, key: str, prompt: str, class_word: str) -> Forecast:
         factors, reliabilities = self.network.read(encode_clean(self._base, [prompt], [class_word]))
         reliability = float(reliabilities[0])
         if not reliability >= ABSTAIN:  # also where it is not a number
-            return Forecast(key, None, reliability if reliability == reliability else 0.0)
+            return Forecast(key, None, reliability if math.isfinite(reliability) else 0.0)
         down, up = (
             {site: rows[0].to(self._base.device, copy=True) for site, rows in side.items()}
             for side in (factors.down, factors.up)

@@ -50,18 +50,16 @@ class Learner:
     def stop(self, shelf: Shelf) -> None:
         """End the process that learns this subject, if one does; returns when it has ended."""
         with self._changed:
-            current = self._current
-        if current is not None and current[0] == shelf.folder:
-            _end(current[1])
+            if self._current is not None and self._current[0] == shelf.folder:
+                self._end(self._current[1])
 
     def close(self) -> None:
         """End what is going on; it goes on from its checkpoint another time."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            current = self._current
-        if current is not None:
-            _end(current[1])
+            if self._current is not None:
+                self._end(self._current[1])
         self._thread.join(2 * STOP_S)
 
     def _run(self) -> None:
@@ -90,22 +88,25 @@ class Learner:
         process.join()
         with self._changed:
             self._current = None
+            self._changed.notify_all()
             closing = self._closing
         if process.exitcode != 0 and not closing:
             self._count_death(shelf, process.exitcode)
 
     def _count_death(self, shelf: Shelf, exit_code: int | None) -> None:
         """Try a subject again whose process died, but not for ever."""
+        record = read_record(shelf)
+        if record is None:  # it was removed, and may be added again
+            self._deaths.pop(shelf.folder, None)
+            return
         shelf.progress.unlink(missing_ok=True)
         self._deaths[shelf.folder] += 1
-        record = read_record(shelf)
-        if record is not None and record.adapter is None and self._deaths[shelf.folder] >= ATTEMPTS:
+        if record.adapter is None and self._deaths[shelf.folder] >= ATTEMPTS:
             shelf.write(replace(record, error=f"its learning broke off twice (exit code {exit_code}): add it again"))
 
-
-def _end(process: BaseProcess) -> None:
-    process.terminate()
-    process.join(STOP_S)
-    if process.is_alive():
-        process.kill()
-        process.join(STOP_S)
+    def _end(self, process: BaseProcess) -> None:
+        """End a process, and wait until the queue's thread has seen it; the caller holds the lock."""
+        for stop in (process.terminate, process.kill):
+            stop()
+            if self._changed.wait_for(lambda: self._current is None or self._current[1] is not process, STOP_S):
+                return

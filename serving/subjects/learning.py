@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -58,6 +57,8 @@ def teach(root: Path, folder: Path, teaching: Teaching) -> None:
 @contextmanager
 def learning_lock(root: Path) -> Iterator[None]:
     """Within, no other process learns a subject under this root; the system drops the lock with the process."""
+    import fcntl  # not everywhere
+
     root.mkdir(parents=True, exist_ok=True)
     with (root / "learning.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

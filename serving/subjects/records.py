@@ -23,7 +23,7 @@ from typing import Any
 
 from palp.atomic import write_json
 from palp.errors import InputError, OutputError
-from serving.contract import SubjectInfo
+from serving.contract import SubjectInfo, SubjectState
 from serving.errors import SubjectExistsError, UnknownSubjectError
 
 __all__ = [
@@ -179,7 +179,7 @@ def info(shelf: Shelf, record: Record) -> SubjectInfo:
         return SubjectInfo(record.name, record.class_word, "failed", 0.0, *common, record.error)
     progress = _json(shelf.progress)
     share = float(progress.get("share", 0.0))
-    state = "learning" if _alive(progress.get("pid")) else "waiting"
+    state: SubjectState = "learning" if _alive(progress.get("pid")) else "waiting"
     return SubjectInfo(record.name, record.class_word, state, share, *common)
 
 
