@@ -72,7 +72,7 @@ def test_torch_and_onnx_runtime_predict_the_same_adapter(tmp_path: Path) -> None
     base = light_base()
     hypernet = tiny_hypernet(base, tiny_corpus(base), gain=1.0)
     with torch.no_grad():
-        hypernet.trust[2].bias.fill_(5.0)
+        hypernet.get_parameter("trust.2.bias").fill_(5.0)
     save_hypernet(hypernet, Origin(RECIPE, {}), tmp_path / "run" / "hypernet.safetensors")
     torch_run = Predictions.open(base, tmp_path / "run")
     assert (torch_run.network.runner, torch_run.network.recipe["rule"]) == ("torch cpu", "composed")

@@ -128,7 +128,7 @@ def shelf_of(library: Library, name: str) -> records.Shelf:
 def test_learning_makes_an_adapter_that_is_verified(library: Library) -> None:
     base = tiny_base("sd1")
     library.add("", "a", "cat", [png_of(0), png_of(1)])
-    shares = []
+    shares: list[float] = []
     learn_subject(shelf_of(library, "a"), base, QUICK, lambda done, total, loss: shares.append(done / total))
     assert shares == [0.5, 1.0]
     info = library.show("", "a")

@@ -89,7 +89,7 @@ def show(name: Name, owner: Owner = "", root: Root = None, as_json: Json = False
 @subjects.command()
 def remove(name: Name, owner: Owner = "", root: Root = None, as_json: Json = False) -> None:
     """Forget a subject; a process that learns it stops."""
-    import serving.subjects.records as records
+    from serving.subjects import records
 
     records.remove(root or records.data_folder(), owner, name)
     if as_json:

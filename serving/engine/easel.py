@@ -173,10 +173,10 @@ class Easel:
             return list(zip(self._drawings, predictions, strict=True))
         except Exception:
             logger.exception("a batch of %d failed; each picture goes alone", len(self._drawings))
-        alone = []
+        alone: list[tuple[Drawing, Prediction]] = []
         for drawing in list(self._drawings):
             try:
-                alone += [(drawing, *denoise(self._base, self._preparation.slots.bank, [drawing]))]
+                alone.append((drawing, denoise(self._base, self._preparation.slots.bank, [drawing])[0]))
             except Exception as error:
                 self._drop_failed(drawing, error)
         return alone

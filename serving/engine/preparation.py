@@ -195,7 +195,8 @@ class Preparation:
                 plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
 
     def _parts(self, plan: Plan) -> list[Part]:
-        request, record, parts = plan.entry.request, plan.entry.record, []
+        request, record = plan.entry.request, plan.entry.record
+        parts: list[Part] = []
         if plan.subject is not None and record is not None:
             assert record.adapter is not None
             parts.append(Part(record.adapter, plan.subject, request.subject_scale))

@@ -73,6 +73,13 @@ def _settings(base: Base, lesson: Lesson) -> TrainSettings:
     known = recipe_settings(lesson.recipe) if lesson.recipe else recipe(base.name, "residual")
     for sites in SITES:
         if base.sites(sites) == lesson.spec.sites:
-            shape = {"sites": sites, "rank": lesson.spec.rank, "lora_alpha": lesson.spec.alpha}
-            return replace(known, **shape, steps=lesson.steps, warmup=0, gradient_checkpointing=False)
+            return replace(
+                known,
+                sites=sites,
+                rank=lesson.spec.rank,
+                lora_alpha=lesson.spec.alpha,
+                steps=lesson.steps,
+                warmup=0,
+                gradient_checkpointing=False,
+            )
     raise InputError(f"adapters at {len(lesson.spec.sites)} sites cannot be refined on this base: set refine to 0")
