@@ -209,14 +209,16 @@ def place(root: Path, owner: str, name: str, made: Path) -> Shelf:
         SubjectExistsError: there is a subject of that name.
     """
     shelf = shelf_of(root, owner, name)
-    if read_record(shelf) is None:  # what a learning left that was removed while it wrote
-        shutil.rmtree(shelf.folder, ignore_errors=True)
-    try:
-        os.rename(made, shelf.folder)
-    except OSError as error:
-        if read_record(shelf) is None:
-            raise OutputError(f"cannot write {shelf.folder} ({error.strerror}): choose another folder") from error
-        raise SubjectExistsError(name) from error
+    for last in (False, True):
+        try:
+            os.rename(made, shelf.folder)
+            break
+        except OSError as error:
+            if read_record(shelf) is not None:
+                raise SubjectExistsError(name) from error
+            if last:
+                raise OutputError(f"cannot write {shelf.folder} ({error.strerror}): choose another folder") from error
+        shutil.rmtree(shelf.folder, ignore_errors=True)  # what a learning wrote that was removed meanwhile
     return shelf
 
 
