@@ -17,9 +17,9 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")
 Hypernet = Annotated[
     Path | None, typer.Option(help="File or run folder of a hypernetwork, which predicts prompt adapters.")
 ]
-Subjects = Annotated[Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in ~/.cache]")]
-Slots = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
-MaxQueue = Annotated[int, typer.Option(min=0, help="Pictures that may wait.")]
+Subjects = Annotated[Path | None, typer.Option(help="Folder that subjects are kept in.  [default: palp-hyper/library in the user's data folder]")]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
+MaxQueue = Annotated[int, typer.Option(min=1, help="Pictures that may wait.")]
 MaxActive = Annotated[int, typer.Option(min=1, help="Pictures that one key may have waiting or being drawn.")]
 MaxUploads = Annotated[int, typer.Option(min=1, help="Uploads that one key may have at once.")]
 MaxUploadMib = Annotated[int, typer.Option(min=1, help="Size of an upload, MiB.")]
@@ -35,7 +35,7 @@ def up(
     keys: Keys = None,
     hypernet: Hypernet = None,
     subjects: Subjects = None,
-    slots: Slots = 8,
+    batch: BatchSize = 8,
     max_queue: MaxQueue = 64,
     max_active: MaxActive = 16,
     max_uploads: MaxUploads = 2,
@@ -50,10 +50,10 @@ def up(
     dtype: Dtype = "auto",
 ) -> None:
     """Serve over HTTP: OpenAI's and A1111's interfaces, and a web page. Logs are lines of JSON on standard error."""
-    from importlib import import_module
-
     from palp.cli.base import open_base
+    from serving.engine import build_engine
     from serving.http import HttpSettings, serve
+    from serving.subjects.learning import Teaching
 
     settings = HttpSettings(
         base=Path(base).stem or "base",
@@ -69,8 +69,8 @@ def up(
         log_prompts=log_prompts,
     )
     model = open_base(base, device, dtype, base_config)
-    build_engine = import_module("serving.engine").build_engine
-    engine = build_engine(model, hypernet=hypernet, subjects=subjects, slots=slots, max_queue=max_queue)
+    teaching = Teaching(base, device, dtype, base_config)
+    engine = build_engine(model, teaching, hypernet=hypernet, subjects=subjects, batch=batch, waiting=max_queue)
     serve(engine, settings, lambda url: typer.echo(f"serving on {url}"))
 
 

@@ -1,0 +1,1 @@
+"""The commands of `palp-serve`, one module each; heavy imports are inside the functions."""

@@ -1,0 +1,269 @@
+"""From an accepted request to a picture that can be drawn: adapters, slot, text states, sampler, noise."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from palp.adapter import Adapter
+from palp.base import Base, TextState
+from palp.base.sample import initial_noise, make_scheduler
+from palp.errors import InputError
+from palp.prompts import placeholders_in
+from palp.recipes import guidance_scale, recipe
+from palp.words import check_words
+from serving.contract import PictureRequest
+from serving.engine.drawing import Drawing, preview_steps
+from serving.engine.entry import Entry
+from serving.engine.predictions import Forecast, Predictions
+from serving.engine.refinement import Lesson, refine
+from serving.engine.settings import EngineSettings
+from serving.engine.slots import Part, Slots
+from serving.subjects.library import Library
+from serving.subjects.records import Record
+
+__all__ = ["Plan", "Preparation"]
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a picture is to be drawn with.
+
+    Args:
+        entry: whose it is.
+        subject: adapter, or None for the bare base.
+        forecast: prediction for the prompt, or None where none was asked for.
+        prompt_part: key and adapter of the prompt adapter, or None without one.
+        said: about the prompt adapter, for the notes.
+        seconds: wall time by stage so far.
+    """
+
+    entry: Entry
+    subject: Adapter | None = None
+    forecast: Forecast | None = None
+    prompt_part: tuple[str, Adapter] | None = None
+    said: str = "none"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the prediction was refused."""
+        return self.forecast is not None and self.forecast.adapter is None
+
+
+class Preparation:
+    """Checks requests, and prepares those that were accepted.
+
+    `check` may be called from any thread, the rest from the engine's alone.
+
+    Args:
+        base, library, predictions: as in `BatchEngine`.
+        settings: sizes.
+    """
+
+    def __init__(self, base: Base, library: Library, predictions: Predictions | None, settings: EngineSettings) -> None:
+        self._base, self._library, self._predictions = base, library, predictions
+        rank = settings.subject_rank or recipe(base.name, "subject").rank
+        rank += predictions.network.spec.rank if predictions is not None else 0
+        self.slots = Slots(base, rank, settings.slots)
+        self._negatives: OrderedDict[str, TextState] = OrderedDict()
+        self._most_negatives = settings.negatives
+
+    def check(self, request: PictureRequest) -> Record | None:
+        """The subject's record, if the request can be drawn; reads no tensor.
+
+        Raises:
+            InputError, UnknownSubjectError, SubjectNotReadyError: as `Engine.submit`.
+        """
+        check_words(request.negative_prompt, ())
+        if request.subject is None:
+            check_words(request.prompt, ())
+            record = None
+        else:
+            record = self._library.ready(request.owner, request.subject)
+            self._check_record(request, record)
+        if request.refine:
+            self._check_refine(request, record)
+        return record
+
+    def plan(self, entry: Entry) -> Plan:
+        """Load the subject, and predict the prompt's adapter.
+
+        Raises:
+            UnknownSubjectError, AdapterFileError, AdapterMismatchError: the subject's adapter is not what it was.
+        """
+        request, record, plan = entry.request, entry.record, Plan(entry)
+        plan.seconds["queue"] = time.monotonic() - entry.accepted_at
+        if record is None or request.subject is None:
+            return plan
+        with _timed(plan.seconds, "compose"):
+            plan.subject = self._library.adapter(request.owner, request.subject, record)
+            plan.subject.check(self._base.fingerprint, self._base.sites())
+        with _timed(plan.seconds, "predict"):
+            self._predict(plan, record)
+        return plan
+
+    def refinement(self, plan: Plan) -> Generator[None, None, Adapter] | None:
+        """The training that a plan asks for, or None; its result goes into the plan with `refined`.
+
+        Raises:
+            InputError: the subject has no pictures.
+        """
+        request, record = plan.entry.request, plan.entry.record
+        if not request.refine or plan.forecast is None or plan.subject is None or record is None:
+            return None
+        assert self._predictions is not None
+        assert request.subject is not None
+        network = self._predictions.network
+        lesson = Lesson(
+            prompt=request.prompt,
+            class_word=record.class_word,
+            pictures=self._library.pictures(request.owner, request.subject, record.words[0]),
+            subject=plan.subject,
+            spec=network.spec,
+            start=plan.forecast.adapter,
+            steps=request.refine,
+            recipe=network.recipe,
+        )
+        return refine(self._base, lesson)
+
+    def refined(self, plan: Plan, adapter: Adapter) -> None:
+        """Draw with this prompt adapter, which was trained from the prediction."""
+        assert plan.forecast is not None
+        request, record = plan.entry.request, plan.entry.record
+        assert record is not None
+        plan.prompt_part = (f"{plan.forecast.key}:{request.prompt}:{request.refine}:{record.adapter}", adapter)
+        plan.said += f", refined by {request.refine} steps"
+
+    def begin(self, plan: Plan) -> Drawing:
+        """Take a slot for the plan's adapters, and set the picture up at its first step.
+
+        Raises:
+            InputError: the adapters do not fit a slot.
+        """
+        request = plan.entry.request
+        with _timed(plan.seconds, "compose"):
+            slot = self.slots.acquire(self._parts(plan))
+            try:
+                return self._drawing(plan, slot, _guidance(request, self._base))
+            except BaseException:
+                self.slots.release(slot)
+                raise
+
+    def _check_record(self, request: PictureRequest, record: Record) -> None:
+        if record.base != self._base.fingerprint:
+            raise InputError(
+                f"subject {record.name!r} was learned on {record.base}, and the engine draws with "
+                f"{self._base.fingerprint}: learn it on this base"
+            )
+        check_words(request.prompt, record.words)
+        if record.rank > self.slots.rank:
+            raise InputError(
+                f"subject {record.name!r} has rank {record.rank}, and a slot has rank {self.slots.rank}: "
+                "start the engine with a larger subject rank"
+            )
+
+    def _check_refine(self, request: PictureRequest, record: Record | None) -> None:
+        if self._predictions is None or record is None or request.prompt_adapter == "off":
+            raise InputError(
+                "refine trains a predicted adapter, and here there is none: "
+                "give a subject, prompt_adapter 'auto' and an engine with a hypernetwork, or set refine to 0"
+            )
+        if not record.pictures:
+            raise InputError(f"subject {record.name!r} was added without pictures, which refining needs: set it to 0")
+
+    def _predict(self, plan: Plan, record: Record) -> None:
+        request = plan.entry.request
+        if request.prompt_adapter == "off":
+            plan.said = "off"
+        elif self._predictions is None:
+            plan.said = "none: there is no hypernetwork"
+        elif len(placeholders_in(request.prompt)) != 1:
+            plan.said = "none: the prompt does not name one [V]"
+        else:
+            network = self._predictions.network
+            plan.forecast = self._predictions.forecast(request.prompt, record.class_word)
+            plan.said = f"predicted by {network.fingerprint[:12]} on {network.runner}"
+            if plan.forecast.adapter is None:
+                plan.said = f"abstained: reliability {plan.forecast.reliability:.3f} of {network.fingerprint[:12]}"
+            else:
+                plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
+
+    def _parts(self, plan: Plan) -> list[Part]:
+        request, record = plan.entry.request, plan.entry.record
+        parts: list[Part] = []
+        if plan.subject is not None and record is not None:
+            assert record.adapter is not None
+            parts.append(Part(record.adapter, plan.subject, request.subject_scale))
+        if plan.prompt_part is not None:
+            parts.append(Part(*plan.prompt_part, request.prompt_adapter_scale))
+        return parts
+
+    @torch.no_grad()
+    def _drawing(self, plan: Plan, slot: int, guidance: float) -> Drawing:
+        request = plan.entry.request
+        words = plan.subject.placeholders if plan.subject is not None else {}
+        text = self._base.encode_prompts([request.prompt], words)
+        if guidance != 1:
+            text = TextState.cat([self._negative(request.negative_prompt), text])
+        sampler = make_scheduler(self._base, request.scheduler, request.steps)
+        return Drawing(
+            entry=plan.entry,
+            slot=slot,
+            text=text,
+            guidance=guidance,
+            sampler=sampler,
+            latents=initial_noise(self._base, [request.seed]) * sampler.init_noise_sigma,
+            notes=self._notes(plan, guidance),
+            seconds=plan.seconds,
+            reliability=None if plan.forecast is None else plan.forecast.reliability,
+            abstained=plan.abstained,
+            previews_at=preview_steps(len(sampler.timesteps), request.previews),
+        )
+
+    def _negative(self, prompt: str) -> TextState:
+        """The states of a negative prompt, kept."""
+        if prompt not in self._negatives:
+            self._negatives[prompt] = self._base.encode_prompts([prompt])
+            if len(self._negatives) > self._most_negatives:
+                self._negatives.popitem(last=False)
+        self._negatives.move_to_end(prompt)
+        return self._negatives[prompt]
+
+    def _notes(self, plan: Plan, guidance: float) -> Mapping[str, str]:
+        request, record = plan.entry.request, plan.entry.record
+        notes = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": str(request.seed),
+            "base": self._base.fingerprint,
+            "steps": str(request.steps),
+            "guidance": str(guidance),
+            "scheduler": request.scheduler,
+            "software": "palp-hyper",
+        }
+        if record is not None:
+            notes["subject"] = f"{record.name} ({record.class_word}) × {request.subject_scale:g}"
+            notes["subject_adapter"] = str(record.adapter)
+            scale = f" × {request.prompt_adapter_scale:g}" if plan.prompt_part else ""
+            notes["prompt_adapter"] = plan.said + scale
+        return notes
+
+
+def _guidance(request: PictureRequest, base: Base) -> float:
+    return guidance_scale(base.name) if request.guidance is None else request.guidance
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the block's wall time to a stage."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
