@@ -17,7 +17,9 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")
 Hypernet = Annotated[
     Path | None, typer.Option(help="File or run folder of a hypernetwork, which predicts prompt adapters.")
 ]
-Subjects = Annotated[Path | None, typer.Option(help="Folder that subjects are kept in.  [default: palp-hyper/library in the user's data folder]")]
+Subjects = Annotated[
+    Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in the user's data folder]")
+]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
 MaxQueue = Annotated[int, typer.Option(min=1, help="Pictures that may wait.")]
 MaxActive = Annotated[int, typer.Option(min=1, help="Pictures that one key may have waiting or being drawn.")]
