@@ -100,7 +100,8 @@ def test_what_cannot_be_done_is_refused(address: str) -> None:
 
 
 def test_progress_and_interruption() -> None:
-    engine = FakeEngine(step_s=0.05)
+    engine = FakeEngine()
+    engine.hold_at = 100
     with running(engine) as (address, _), ThreadPoolExecutor(1) as pool:
         job = pool.submit(draw, address, prompt="a cat", steps=150, batch_size=2)
         seen: dict[str, Any] = {}
