@@ -17,9 +17,12 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")
 Hypernet = Annotated[
     Path | None, typer.Option(help="File or run folder of a hypernetwork, which predicts prompt adapters.")
 ]
-Subjects = Annotated[Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in ~/.cache]")]
-Slots = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
-MaxQueue = Annotated[int, typer.Option(min=0, help="Pictures that may wait.")]
+Subjects = Annotated[
+    Path | None, typer.Option(help="Folder that subjects are kept in.  [default: as palp-serve subjects]")
+]
+MaxBatch = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
+Slots = Annotated[int, typer.Option(min=1, help="Adapters that stay in the bank; as many as are drawn at least.")]
+MaxQueue = Annotated[int, typer.Option(min=1, help="Pictures that may wait.")]
 MaxActive = Annotated[int, typer.Option(min=1, help="Pictures that one key may have waiting or being drawn.")]
 MaxUploads = Annotated[int, typer.Option(min=1, help="Uploads that one key may have at once.")]
 MaxUploadMib = Annotated[int, typer.Option(min=1, help="Size of an upload, MiB.")]
@@ -35,7 +38,8 @@ def up(
     keys: Keys = None,
     hypernet: Hypernet = None,
     subjects: Subjects = None,
-    slots: Slots = 8,
+    max_batch: MaxBatch = 8,
+    slots: Slots = 32,
     max_queue: MaxQueue = 64,
     max_active: MaxActive = 16,
     max_uploads: MaxUploads = 2,
@@ -52,7 +56,6 @@ def up(
     """Serve over HTTP: OpenAI's and A1111's interfaces, and a web page. Logs are lines of JSON on standard error."""
     from importlib import import_module
 
-    from palp.cli.base import open_base
     from serving.http import HttpSettings, serve
 
     settings = HttpSettings(
@@ -68,9 +71,9 @@ def up(
         drain_s=drain_s,
         log_prompts=log_prompts,
     )
-    model = open_base(base, device, dtype, base_config)
-    build_engine = import_module("serving.engine").build_engine
-    engine = build_engine(model, hypernet=hypernet, subjects=subjects, slots=slots, max_queue=max_queue)
+    sizes = {"max_batch": max_batch, "max_waiting": max_queue, "slots": max(slots, max_batch)}
+    source = {"source": base, "device": device, "dtype": dtype, "config": base_config}
+    engine = import_module("serving.engine").build_engine(source, subjects, hypernet, sizes)
     serve(engine, settings, lambda url: typer.echo(f"serving on {url}"))
 
 

@@ -55,7 +55,9 @@ def draw(address: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_what_clients_ask_first(address: str) -> None:
-    get = lambda path: WEB.get(f"{address}/sdapi/v1/{path}").json()  # noqa: E731
+    def get(path: str) -> Any:
+        return WEB.get(f"{address}/sdapi/v1/{path}").json()
+
     assert [model["model_name"] for model in get("sd-models")] == ["icons", "rex"]
     assert [lora["name"] for lora in get("loras")] == ["rex"]
     assert [sampler["name"] for sampler in get("samplers")] == ["DDIM", "DPM++ 2M", "Euler"]
