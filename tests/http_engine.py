@@ -132,13 +132,14 @@ class FakeTicket:
 
 
 class FakeEngine:
-    """Draws up to `slots` pictures together, a step every `step_s`; `events` has all that was told to anybody."""
+    """Draws up to `slots` pictures together, a step every `step_s`; `ends` has every request and its last event."""
 
     def __init__(
         self, step_s: float = 0.002, slots: int = 4, max_queue: int = 8, learn_s: float = 0.1, faults: str = "boom"
     ) -> None:
         self.subjects = FakeLibrary(learn_s)
         self.step_s, self.slots, self.max_queue, self.faults = step_s, slots, max_queue, faults
+        self.hold_at: int | None = None  # no picture goes beyond this step
         self.ends: list[tuple[PictureRequest, str]] = []
         self._waiting: list[FakeTicket] = []
         self._active: list[FakeTicket] = []
@@ -231,7 +232,7 @@ class FakeEngine:
             self._tell(ticket, Failed(DeadlineError(request.deadline_s)))
         elif self.faults in request.prompt:
             self._tell(ticket, Failed(ZeroDivisionError("a defect with secrets in it")))
-        else:
+        elif self.hold_at is None or ticket.step < self.hold_at:
             ticket.step += 1
             due = request.previews and ticket.step % max(1, request.steps // (request.previews + 1)) == 0
             last = ticket.step == request.steps

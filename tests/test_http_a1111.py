@@ -55,7 +55,9 @@ def draw(address: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_what_clients_ask_first(address: str) -> None:
-    get = lambda path: WEB.get(f"{address}/sdapi/v1/{path}").json()  # noqa: E731
+    def get(path: str) -> Any:
+        return WEB.get(f"{address}/sdapi/v1/{path}").json()
+
     assert [model["model_name"] for model in get("sd-models")] == ["icons", "rex"]
     assert [lora["name"] for lora in get("loras")] == ["rex"]
     assert [sampler["name"] for sampler in get("samplers")] == ["DDIM", "DPM++ 2M", "Euler"]
@@ -100,7 +102,8 @@ def test_what_cannot_be_done_is_refused(address: str) -> None:
 
 
 def test_progress_and_interruption() -> None:
-    engine = FakeEngine(step_s=0.05)
+    engine = FakeEngine()
+    engine.hold_at = 100
     with running(engine) as (address, _), ThreadPoolExecutor(1) as pool:
         job = pool.submit(draw, address, prompt="a cat", steps=150, batch_size=2)
         seen: dict[str, Any] = {}

@@ -173,7 +173,8 @@ def test_unknown_paths_and_methods_are_error_objects(address: str) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_goes_away_has_nothing_drawn(stream: bool) -> None:
-    engine = FakeEngine(step_s=0.02)
+    engine = FakeEngine()
+    engine.hold_at = 100
     with running(engine) as (address, server):
         body = {"prompt": "a cat", "steps": 150, "n": 2, "stream": stream, "partial_images": 5}
         if stream:

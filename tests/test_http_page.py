@@ -120,7 +120,8 @@ def test_a_subject_is_learned_and_drawn_three_ways(browser: Any) -> None:
 
 
 def test_on_a_dark_phone_it_is_drawn_and_cancelled(browser: Any) -> None:
-    engine = Painter(step_s=0.05)
+    engine = Painter()
+    engine.hold_at = 40
     phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "device_scale_factor": 2}
     with running(engine) as (address, _), page_of(browser, address, **phone) as page:
         WEB.post(f"{address}/v1/subjects", data={"name": "rex", "class_word": "dog"}, files=picture_files())

@@ -95,7 +95,8 @@ def test_logs_are_json_and_hold_prompts_only_when_asked(log_prompts: bool, capsy
 
 
 def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
-    engine = FakeEngine(step_s=0.02)
+    engine = FakeEngine()
+    engine.hold_at = 10
     with running(engine) as (address, server), ThreadPoolExecutor(1) as pool:
         job = pool.submit(WEB.post, address + IMAGES, json={"prompt": "a cat", "steps": 100})
         until(lambda: engine.busy)
@@ -103,6 +104,7 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
         refused = WEB.post(address + IMAGES, json={"prompt": "a dog"})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert (WEB.get(f"{address}/ready").status_code, WEB.get(f"{address}/health").status_code) == (503, 200)
+        engine.hold_at = None
         assert job.result(60).status_code == 200
         until(lambda: server.should_exit)
 
@@ -119,7 +121,7 @@ def test_sigterm_drains_and_ends_the_process_well() -> None:
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     statuses: list[int] = []
-    body = {"prompt": "a cat", "steps": 60}
+    body = {"prompt": "a cat", "steps": 150}
     job = threading.Thread(target=lambda: statuses.append(WEB.post(address + IMAGES, json=body).status_code))
     job.start()
     until(lambda: "palp_engine_active 1.0" in WEB.get(f"{address}/metrics").text)

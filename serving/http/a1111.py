@@ -27,7 +27,7 @@ __all__ = ["router"]
 Scheduler = Literal["ddim", "dpm++2m", "euler"]
 SAMPLERS: dict[str, Scheduler] = {"DDIM": "ddim", "DPM++ 2M": "dpm++2m", "Euler": "euler"}
 ALIASES: dict[str, Scheduler] = {"dpm++ 2m karras": "dpm++2m", "euler a": "euler"}  # the nearest we have
-SUBJECT_TAG = re.compile(r"<lora:([A-Za-z0-9][A-Za-z0-9_-]*)(?::(-?[0-9.]+))?>")
+SUBJECT_TAG = re.compile(r"<lora:([A-Za-z0-9][A-Za-z0-9._-]*)(?::(-?[0-9.]+))?>")
 PREVIEWS = 4
 MOST_SEED = 2**63 - 1
 Count = Annotated[int, Field(ge=1, le=64)]

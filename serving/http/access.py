@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http.logs import LOG
@@ -41,9 +42,10 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        asked = Headers(scope=scope)
+        given, announced = asked.get("x-request-id", ""), {"content-length", "transfer-encoding"} & set(asked)
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "owner": ""}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "owner": "", "whole": False}
         started, status = time.perf_counter(), GONE
 
         async def send_with_headers(message: Message) -> None:
@@ -53,11 +55,13 @@ class Access:
                 headers = MutableHeaders(scope=message)
                 headers.update({**SAFETY, "X-Request-Id": request_id})
                 headers.setdefault("Cache-Control", "no-store")
+                if announced and not scope["state"]["whole"]:
+                    headers["Connection"] = "close"  # the rest of the body is not wanted
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
-        except ClientGoneError:
+        except (ClientGoneError, ClientDisconnect):
             pass
         except Exception as error:
             problem = problem_of(error)

@@ -44,8 +44,9 @@ def create_app(engine: Engine, settings: HttpSettings) -> FastAPI:
         redoc_url=None,
         responses=RESPONSES,
         middleware=[Middleware(Access, service=service), Middleware(Guard, service=service)],
-        exception_handlers=dict.fromkeys((PalpError, HTTPException, RequestValidationError), answer),
     )
+    for kind in (PalpError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, answer)
     app.state.service = service
     key = [] if service.keys is None else [Depends(HTTPBearer(auto_error=False))]  # for the document; Guard checks
     for module in (images, models, subjects, a1111):

@@ -43,7 +43,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             raise _too_large(most)
-        await self.app(scope, _Body(receive, most, settings.body_timeout_s), send)
+        await self.app(scope, _Body(receive, scope, most, settings.body_timeout_s), send)
 
     def _check_origin(self, headers: Headers, method: str) -> None:
         """Keep pages of other sites out, also those whose name leads to this machine; keys do that themselves."""
@@ -66,7 +66,8 @@ class Guard:
 class _Body:
     """The body as it comes, but no more than so many bytes, and no longer than so many seconds."""
 
-    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+    def __init__(self, receive: Receive, scope: Scope, most: int, seconds: float) -> None:
+        self._scope = scope
         self._receive, self._most, self._seconds = receive, most, seconds
         self._end = asyncio.get_running_loop().time() + seconds
         self._got, self._whole = 0, False
@@ -83,7 +84,7 @@ class _Body:
         self._got += len(message.get("body", b""))
         if self._got > self._most:
             raise _too_large(self._most)
-        self._whole = not message.get("more_body", False)
+        self._whole = self._scope["state"]["whole"] = not message.get("more_body", False)
         return message
 
 

@@ -189,13 +189,8 @@ async def _stream(drawing: Drawing, side: int | None, progress: bool) -> AsyncIt
                     previews[index] += 1
                     yield await _image_event("partial_image", event.preview, side, fields)
             elif isinstance(event, Done):
-                seed = drawing.requests[index].seed
-                last: dict[str, Any] = {
-                    "index": index,
-                    "seed": seed,
-                    "details": _details(event.details),
-                    "usage": USAGE,
-                }
+                last: dict[str, Any] = {"index": index, "seed": drawing.requests[index].seed}
+                last |= {"details": _details(event.details), "usage": USAGE}
                 yield await _image_event("completed", event.picture, side, last)
             elif isinstance(event, Failed):
                 raise event.error

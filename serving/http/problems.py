@@ -116,8 +116,6 @@ class Problem:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if self.status in (408, 413):
-            headers["Connection"] = "close"  # the rest of the body is not wanted
         return Response(json.dumps(self.body()), self.status, headers, "application/json")
 
 

@@ -23,8 +23,8 @@ from serving.http.sse import PAUSE, PAUSE_S, EventStream, sse
 
 __all__ = ["NAME", "router"]
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-CLASS_WORD = r"^[A-Za-z0-9][A-Za-z0-9 '_-]{0,63}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+CLASS_WORD = r"^[^\W_][\w '-]{0,63}$"
 LOOK_EVERY_S = 0.2
 FIELDS = {"name", "class_word", "images"}
 FORM = {

@@ -108,7 +108,7 @@ async function upload(event) {
   const name = document.getElementById("name").value.trim();
   const classWord = document.getElementById("class-word").value.trim();
   if (!picked.length) return complain("Choose one or more pictures first.");
-  if (!/^[A-Za-z0-9][A-Za-z0-9_-]*$/.test(name)) return complain("The name needs letters, digits, - or _, such as rex.");
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name)) return complain("The name needs letters, digits, - or _, such as rex.");
   if (!classWord) return complain("Say what it is, in a word that the base knows, such as dog.");
   const button = document.getElementById("learn");
   button.disabled = true;
