@@ -168,9 +168,9 @@ def test_cancelled_requests_leave_at_the_next_step(engine: BatchEngine) -> None:
 def test_a_deadline_ends_what_is_waiting_and_what_is_drawn(engine: BatchEngine) -> None:
     gate = threading.Event()
     holding, late = Ear(gate), Ear()
-    ticket = engine.submit(PictureRequest("cat", steps=500, deadline_s=1000), holding)
+    ticket = engine.submit(PictureRequest("cat", steps=500, deadline_s=1000.0), holding)
     assert holding.stepped.wait(PATIENCE_S)
-    engine.submit(PictureRequest("cat", steps=2, deadline_s=0), late)
+    engine.submit(PictureRequest("cat", steps=2, deadline_s=0.0), late)
     ticket.accepted_at -= 2000
     gate.set()
     for ear, limit in ((holding, "1000"), (late, "0")):

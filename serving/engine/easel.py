@@ -163,7 +163,7 @@ class Easel:
         for drawing in self._drawings:
             drawing.seconds["denoise"] = drawing.seconds.get("denoise", 0.0) + now - before
         self.rate.step(shares, now - started)
-        self._measure("batch_size", size)
+        self._measure("batch_size", float(size))
         self._measure("step_s", now - before)
 
     def _predicted(self) -> list[tuple[Drawing, Prediction]]:

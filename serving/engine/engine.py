@@ -70,7 +70,7 @@ class BatchEngine:
             self._refuse_when_stopping()
             waiting = len(self._line)
             if waiting >= self.settings.max_waiting:
-                places = max(self.settings.max_waiting / PLACES_FREED, 1)
+                places = max(self.settings.max_waiting / PLACES_FREED, 1.0)
                 raise QueueFullError(waiting, self._easel.rate.seconds_for(places))
             entry = Entry(request, listener, record, self._wake)
             entry.ahead = self._line.push(entry)
@@ -84,7 +84,7 @@ class BatchEngine:
         with self._changed:
             queue, accepted = len(self._line), len(self._accepted)
         cache = self._library.cache
-        return {
+        gauges = {
             "queue": queue,
             "active": accepted - queue,
             "slots": self.settings.slots,
@@ -94,6 +94,7 @@ class BatchEngine:
             "resident_bytes": cache.bytes,
             "pictures_per_s": self._easel.rate.pictures_per_s,
         }
+        return {name: float(value) for name, value in gauges.items()}
 
     def observe(self, observer: Callable[[str, float], None]) -> None:
         """Call `observer(name, value)` from the engine's thread for every measurement.
