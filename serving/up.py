@@ -18,16 +18,9 @@ Hypernet = Annotated[
     Path | None, typer.Option(help="File or run folder of a hypernetwork, which predicts prompt adapters.")
 ]
 Subjects = Annotated[
-<<<<<<< HEAD
     Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in the user's data folder]")
 ]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
-=======
-    Path | None, typer.Option(help="Folder that subjects are kept in.  [default: as palp-serve subjects]")
-]
-MaxBatch = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
-Slots = Annotated[int, typer.Option(min=1, help="Adapters that stay in the bank; as many as are drawn at least.")]
->>>>>>> serve-http
 MaxQueue = Annotated[int, typer.Option(min=1, help="Pictures that may wait.")]
 MaxActive = Annotated[int, typer.Option(min=1, help="Pictures that one key may have waiting or being drawn.")]
 MaxUploads = Annotated[int, typer.Option(min=1, help="Uploads that one key may have at once.")]
@@ -44,12 +37,7 @@ def up(
     keys: Keys = None,
     hypernet: Hypernet = None,
     subjects: Subjects = None,
-<<<<<<< HEAD
     batch: BatchSize = 8,
-=======
-    max_batch: MaxBatch = 8,
-    slots: Slots = 32,
->>>>>>> serve-http
     max_queue: MaxQueue = 64,
     max_active: MaxActive = 16,
     max_uploads: MaxUploads = 2,
@@ -64,13 +52,8 @@ def up(
     dtype: Dtype = "auto",
 ) -> None:
     """Serve over HTTP: OpenAI's and A1111's interfaces, and a web page. Logs are lines of JSON on standard error."""
-<<<<<<< HEAD
     from palp.cli.base import open_base
     from serving.engine import build_engine
-=======
-    from importlib import import_module
-
->>>>>>> serve-http
     from serving.http import HttpSettings, serve
     from serving.subjects.learning import Teaching
 
@@ -87,15 +70,9 @@ def up(
         drain_s=drain_s,
         log_prompts=log_prompts,
     )
-<<<<<<< HEAD
     model = open_base(base, device, dtype, base_config)
     teaching = Teaching(base, device, dtype, base_config)
     engine = build_engine(model, teaching, hypernet=hypernet, subjects=subjects, batch=batch, waiting=max_queue)
-=======
-    sizes = {"max_batch": max_batch, "max_waiting": max_queue, "slots": max(slots, max_batch)}
-    source = {"source": base, "device": device, "dtype": dtype, "config": base_config}
-    engine = import_module("serving.engine").build_engine(source, subjects, hypernet, sizes)
->>>>>>> serve-http
     serve(engine, settings, lambda url: typer.echo(f"serving on {url}"))
 
 
