@@ -73,7 +73,10 @@ def up(
     model = open_base(base, device, dtype, base_config)
     teaching = Teaching(base, device, dtype, base_config)
     engine = build_engine(model, teaching, hypernet=hypernet, subjects=subjects, batch=batch, waiting=max_queue)
-    serve(engine, settings, lambda url: typer.echo(f"serving on {url}"))
+    try:
+        serve(engine, settings, lambda url: typer.echo(f"serving on {url}"))
+    finally:
+        engine.subjects.close()
 
 
 def new_key(

@@ -71,7 +71,8 @@ class MuonAdamW:
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Weights that mix channels inside the network, and all others."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         edge = "conv_in." in name or "conv_out." in name
         mixing = parameter.ndim >= 2 and not edge and id(parameter) not in tables
