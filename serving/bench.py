@@ -167,7 +167,7 @@ def _pipeline(base: Base, source: str, adapters: list[Adapter], folder: Path) ->
     from diffusers import DiffusionPipeline
 
     place = str(ICONS_WEIGHTS) if source == "icons" else source
-    pipeline: Any = DiffusionPipeline.from_pretrained(place, torch_dtype=base.unet.dtype).to(base.device)
+    pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=base.unet.dtype).to(base.device)
     pipeline.set_progress_bar_config(disable=True)
     for number, adapter in enumerate(adapters):
         file = folder / f"s{number}.safetensors"
