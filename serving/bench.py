@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -172,7 +173,9 @@ def _pipeline(base: Base, source: str, adapters: list[Adapter], folder: Path) ->
     for number, adapter in enumerate(adapters):
         file = folder / f"s{number}.safetensors"
         adapter.save(file)
-        pipeline.load_lora_weights(str(folder), weight_name=file.name, adapter_name=f"s{number}")
+        with warnings.catch_warnings():  # PEFT's, of a second adapter: that is what is measured
+            warnings.simplefilter("ignore", UserWarning)
+            pipeline.load_lora_weights(str(folder), weight_name=file.name, adapter_name=f"s{number}")
     return pipeline
 
 

@@ -97,7 +97,7 @@ def test_watching_ends_when_a_subject_fails_or_is_removed(address: str, engine: 
         ({"name": "a", "class_word": "dog"}, [("images", ("a.png", png((1, 2, 3))[:60], "image/png"))], 400, None),
         ({"name": "a", "class_word": "dog"}, [("other", ("a.png", png((1, 2, 3)), "image/png"))], 400, "other"),
         ({"name": "a", "class_word": "dog"}, [("images", ("a.png", png((1, 2, 3), side=101), ""))], 413, "images"),
-        ({"name": "a", "class_word": "dog"}, picture_files(5), 413, "images"),
+        ({"name": "a", "class_word": "dog"}, picture_files(5), 400, "images"),
         ({"name": "a", "class_word": "dog", "images": "text"}, None, 400, "images"),
     ],
 )  # fmt: skip

@@ -213,7 +213,7 @@ def test_a_prompt_without_or_with_several_subjects_is_refused(base: Base) -> Non
 def test_sizes_are_checked(name: str) -> None:
     with pytest.raises(InputError, match=name):
         HyperConfig(**{name: 0})
-    with pytest.raises(InputError, match="divide width"):
+    with pytest.raises(InputError, match="divisor of width"):
         HyperConfig(width=10, heads=4)
 
 

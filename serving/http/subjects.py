@@ -150,7 +150,7 @@ async def _add(request: Request, service: Service, owner: str) -> SubjectView:
         if not str(error.detail).startswith("Too many files"):
             raise
         text = f"there are more than {settings.max_files} pictures: choose the best"
-        raise Refusal(413, "too_many_pictures", text, "images") from error
+        raise Refusal(400, "too_many_pictures", text, "images") from error
     except FormParserError as error:
         raise Refusal(400, "invalid_form", f"the form cannot be read: {error}") from error
     if name == settings.base:
