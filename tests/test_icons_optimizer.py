@@ -25,7 +25,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner: Tensor = self.inner(self.conv_in(x)) + self.mix(self.table.weight.mean(dim=0))[:, None, None]
-        return self.conv_out(torch.tanh(inner)).square().mean()
+        loss: Tensor = self.conv_out(torch.tanh(inner)).square().mean()
+        return loss
 
 
 def net(seed: int = 0) -> Net:

@@ -9,7 +9,7 @@ from palp.base import Base, load_base
 __all__ = ["open_base"]
 
 
-def open_base(source: str, device: str | None, dtype: str, config: Path | None) -> Base:
+def open_base(source: str, device: str | None = None, dtype: str = "auto", config: Path | None = None) -> Base:
     """`load_base`, quietly; errors are as loud as ever.
 
     Raises: as `load_base`.

@@ -40,8 +40,8 @@ def evaluate(
     Everything is about 500 adapters: four hours on two CPU cores, minutes on a GPU; --sweep takes an hour. In a quarter
     of an hour: --subjects 4 --prompts 3 --seeds 2 --methods subject,subject_0.6,unguided,palp,residual_composed
     """
-    from palp.base import load_base
     from palp.base.icons.judges import load_judges
+    from palp.cli.base import open_base
     from palp.cli.progress import training_bar
     from palp.evaluate.methods import choose_methods
     from palp.evaluate.protocol import report_protocol, tuning_protocol
@@ -56,7 +56,7 @@ def evaluate(
     asked = {name: count for name, count in counts.items() if count is not None}
     protocol = tuning_protocol(**asked) if sweep else report_protocol(**asked)
     sizes = {"steps": steps, "batch": batch}
-    study = Study(load_base(source), load_judges(), protocol, work, training_bar, sizes, chosen)
+    study = Study(open_base(source), load_judges(), protocol, work, training_bar, sizes, chosen)
     files = Files(out)
     rows = run_sweep(study, files) if sweep else write_evaluation(study, chosen_methods, files, curve)
     typer.echo(table(rows))

@@ -20,12 +20,12 @@ def evaluate_base(
     source: Source = "icons",
 ) -> None:
     """Judge the embedded base on captions of combinations it never saw (20 DDIM steps)."""
-    from palp.base import load_base
     from palp.base.icons.evaluate import evaluate_base, write_examples
     from palp.base.icons.judges import load_judges
+    from palp.cli.base import open_base
     from palp.evaluate.results import table, write_results
 
-    base = load_base(source)
+    base = open_base(source)
     report = evaluate_base(base, load_judges()[0], count, guidance)
     rows = {"generated": report.generated, "rendered": report.rendered}
     settings = {

@@ -31,8 +31,8 @@ def gate0(
     Some 120 adapters and 12,000 pictures: an hour on two CPU cores, minutes on a GPU. Adapters and pictures are shared
     with `palp-hyper evaluate`.
     """
-    from palp.base import load_base
     from palp.base.icons.judges import load_judges
+    from palp.cli.base import open_base
     from palp.cli.progress import training_bar
     from palp.evaluate.gate import GATE_METHODS, write_gate
     from palp.evaluate.protocol import gate_protocol
@@ -43,6 +43,6 @@ def gate0(
 
     chosen = {} if choices is None else read_choices(choices)
     protocol = gate_protocol(subjects, prompts, seeds)
-    study = Study(load_base("icons"), load_judges(), protocol, work, training_bar, {"steps": steps}, chosen)
+    study = Study(open_base("icons"), load_judges(), protocol, work, training_bar, {"steps": steps}, chosen)
     typer.echo(table(write_gate(study, GATE_METHODS, Files(out))))
     typer.echo(f"written to {out}")

@@ -153,10 +153,10 @@ class BatchEngine:
         self._sweep()
         while self._easel.places:
             with self._changed:
-                entry = self._line.pop()
-            if entry is None:
+                first = self._line.pop()
+            if first is None:
                 break
-            self._easel.take(entry)
+            self._easel.take(first)
         self._easel.step(started)
 
     def _sweep(self) -> None:
