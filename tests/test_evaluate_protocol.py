@@ -14,8 +14,10 @@ from palp.evaluate.protocol import (
     TRANSFER,
     TUNING_SUBJECTS,
     TUNING_TARGETS,
+    character,
     class_word,
     clean_prompt,
+    file_name,
     learnable,
     photo_prompt,
     renders,
@@ -87,3 +89,10 @@ def test_more_than_there_is_is_refused() -> None:
         tuning_protocol(prompts=5)
     with pytest.raises(InputError, match="at least one subject, two prompts"):
         report_protocol(prompts=1)
+
+
+def test_a_character_is_found_by_its_name_as_a_file() -> None:
+    names = list(training_subjects())
+    assert any(" " in name for name in names)
+    assert [character(file_name(name)) for name in names] == names
+    assert not any(" " in file_name(name) for name in names)

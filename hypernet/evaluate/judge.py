@@ -15,7 +15,7 @@ from hypernet.prompts import prompts_of
 from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import AttributeJudge, SmallCLIP, labels, word_tokens
 from palp.corpus import CorpusPrompt, CorpusSubject
-from palp.evaluate.protocol import renders
+from palp.evaluate.protocol import character, renders
 
 __all__ = ["METRICS", "Judge", "PictureScores", "WorldJudge"]
 
@@ -77,7 +77,7 @@ class WorldJudge:
         return {"subject_on_photo": (faces @ self._ideal(subject.name, ())).tolist()}
 
     def _face(self, name: str, scene: tuple[tuple[str, str], ...]) -> Float[Tensor, "dim"]:
-        ideals = renders(replace(Scene(name), **dict(scene)), LAYOUTS)
+        ideals = renders(replace(Scene(character(name)), **dict(scene)), LAYOUTS)
         return functional.normalize(self._attributes(ideals)[1].mean(0), dim=0)
 
 

@@ -80,7 +80,7 @@ def _own(base: Base, plan: CorpusPlan) -> list[Learner]:
 def _characters(plan: CorpusPlan) -> list[Learner]:
     """Characters of the picture world: those for reports are held out."""
     from palp.base.icons.grammar import training_subjects
-    from palp.evaluate.protocol import learnable, report_subjects
+    from palp.evaluate.protocol import file_name, learnable, report_subjects
 
     names = [name for name, entry in training_subjects().items() if entry["split"] == "train"]
     wanted = plan.train_subjects + plan.probe_subjects
@@ -88,7 +88,7 @@ def _characters(plan: CorpusPlan) -> list[Learner]:
         raise InputError(f"{wanted} characters were asked for, and the picture world has {len(names)}: ask for fewer")
     roles = {name: "train" if i < plan.train_subjects else "probe" for i, name in enumerate(names[:wanted])}
     roles |= dict.fromkeys(report_subjects(), "held_out")
-    return [Learner(name.replace(" ", "-"), role, learnable(name)) for name, role in roles.items()]
+    return [Learner(file_name(name), role, learnable(name)) for name, role in roles.items()]
 
 
 def learn_subjects(base: Base, plan: CorpusPlan, folder: CorpusFolder, slots: int, report: Report) -> None:

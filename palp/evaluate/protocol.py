@@ -25,8 +25,10 @@ __all__ = [
     "TUNING_SUBJECTS",
     "TUNING_TARGETS",
     "Protocol",
+    "character",
     "class_word",
     "clean_prompt",
+    "file_name",
     "gate_protocol",
     "learnable",
     "photo_prompt",
@@ -159,6 +161,16 @@ def _protocol(names: Sequence[str], targets: Sequence[Scene], subjects: int, pro
             raise InputError(f"{asked} {what} were asked for, and there are {there}: ask for at most so many")
     drawn = tuple(range(seeds))
     return Protocol(tuple(names[:subjects]), tuple(targets[:prompts]), drawn, drawn[:2])
+
+
+def file_name(name: str) -> str:
+    """A character's name where it may become a file's."""
+    return name.replace(" ", "-")
+
+
+def character(name: str) -> str:
+    """The character of a `file_name`."""
+    return {file_name(known): known for known in training_subjects()}[name]
 
 
 def class_word(name: str) -> str:
