@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +35,18 @@ def save_png(image: Image.Image, path: Path | str, notes: Mapping[str, str] | No
 
     Raises: OutputError when it cannot be written.
     """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(png_bytes(image, notes))
+
+
+def png_bytes(image: Image.Image, notes: Mapping[str, str] | None = None, compression: int = 6) -> bytes:
+    """A PNG file in memory, with notes as text chunks; less `compression` (0 to 9) is quicker, and larger."""
     chunks = PngInfo()
     for key, text in (notes or {}).items():
         chunks.add_itxt(key, text)
-    with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=chunks)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=chunks, compress_level=compression)
+    return buffer.getvalue()
 
 
 def contact_sheet(

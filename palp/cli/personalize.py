@@ -27,29 +27,38 @@ from palp.cli.options import (
     parse_settings,
 )
 
+Subjects = Annotated[
+    list[Path],
+    typer.Option("--subject", help="Run folder, adapter in one, or pictures. Several: [V1], [V2], … in one picture."),
+]
+Prompt = Annotated[str, typer.Option(help="What to draw, such as 'a pencil sketch of [V] on a beach'.")]
+ClassWords = Annotated[
+    list[str] | None, typer.Option("--class", help="For pictures: what the base calls it; one a subject.")
+]
+Artwork = Annotated[Path | None, typer.Option(help="Picture of a work of art, whose manner is taken over.")]
+Technique = Annotated[str, typer.Option(help="Of the artwork.")]
+Mode = Annotated[
+    Literal["joint", "residual"],
+    typer.Option(help="joint: one adapter for both. residual: a prompt adapter over frozen subject adapters."),
+]
+Rule = Annotated[str | None, typer.Option(help="palp, sds, nfsd, none, …  [default: palp, and composed if residual]")]
+Alpha = Annotated[float | None, typer.Option(help="Guidance scale of the frozen base at the prompt.")]
+Beta = Annotated[float | None, typer.Option(help="Guidance scale of the adapter in training.")]
+GuidanceWeight = Annotated[float | None, typer.Option(help="λ, of the guidance beside the pictures.")]
+
 
 def personalize(
-    subject: Annotated[
-        list[Path],
-        typer.Option(help="Run folder, adapter in one, or pictures. Several: [V1], [V2], … in one picture."),
-    ],
-    prompt: Annotated[str, typer.Option(help="What to draw, such as 'a pencil sketch of [V] on a beach'.")],
+    subject: Subjects,
+    prompt: Prompt,
     out: Out,
-    class_word: Annotated[
-        list[str] | None, typer.Option("--class", help="For pictures: what the base calls it; one a subject.")
-    ] = None,
-    artwork: Annotated[Path | None, typer.Option(help="Picture of a work of art, whose manner is taken over.")] = None,
-    technique: Annotated[str, typer.Option(help="Of the artwork.")] = "oil painting",
-    mode: Annotated[
-        Literal["joint", "residual"],
-        typer.Option(help="joint: one adapter for both. residual: a prompt adapter over frozen subject adapters."),
-    ] = "joint",
-    rule: Annotated[
-        str | None, typer.Option(help="palp, sds, nfsd, none, …  [default: palp, and composed if residual]")
-    ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Guidance scale of the frozen base at the prompt.")] = None,
-    beta: Annotated[float | None, typer.Option(help="Guidance scale of the adapter in training.")] = None,
-    guidance_weight: Annotated[float | None, typer.Option(help="λ, of the guidance beside the pictures.")] = None,
+    class_word: ClassWords = None,
+    artwork: Artwork = None,
+    technique: Technique = "oil painting",
+    mode: Mode = "joint",
+    rule: Rule = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    guidance_weight: GuidanceWeight = None,
     steps: Steps = None,
     rank: Rank = None,
     lr: Lr = None,

@@ -5,15 +5,14 @@ Nothing that predicts such adapters can be better than they are, so this is meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palp.evaluate.intervals import RESAMPLES, Estimate, estimate
-from palp.evaluate.methods import METHODS, Cell, Method, Need, Plan, subject_need
+from palp.evaluate.methods import METHODS, Method, Need, Plan, residual, subject_need
 from palp.evaluate.metrics import PROMPT_METRICS, Scores
 from palp.evaluate.report import SCALING, Files, settings, write_plane
 from palp.evaluate.results import Row, rows_as_json, write_results
@@ -25,28 +24,9 @@ __all__ = ["GATE_METHODS", "above_line", "failing", "write_gate"]
 IDENTITY = "subject_on_prompt"
 
 
-def _transferred(rule: str, teachers: int | None = None, **changes: Any) -> Callable[[Cell], Plan]:
-    """The subject's adapter, and the target's residual adapter from other subjects (the first few, or all)."""
-
-    def plan(cell: Cell) -> Plan:
-        chosen = {**dict(cell.changes(f"residual_{rule}")), **changes}
-        need = Need(
-            "residual", rule, cell.protocol.transfer[:teachers], cell.target, changes=tuple(sorted(chosen.items()))
-        )
-        return Plan(((subject_need(cell.subject), 1.0), (need, 1.0)))
-
-    return plan
-
-
-def _independent(transferred: bool) -> Callable[[Cell], Plan]:
-    """The same on a subject's adapter of another rank and seed than those the prompt's adapter was learned on."""
-
-    def plan(cell: Cell) -> Plan:
-        own = replace(subject_need(cell.subject), changes=(("rank", 16),), seed=1)
-        rest = _transferred("composed")(cell).parts[1:] if transferred else ()
-        return Plan(((own, 1.0), *rest))
-
-    return plan
+def _independent(name: str) -> Need:
+    """A subject's adapter as somebody else would train it: of another rank and seed."""
+    return replace(subject_need(name), changes=(("rank", 16),), seed=1)
 
 
 GATE_METHODS: Mapping[str, Method] = {
@@ -57,11 +37,17 @@ GATE_METHODS: Mapping[str, Method] = {
             "transferred", "transferred_other", "transferred_mean", "score_composition",
         )
     },
-    "transferred_palp": Method("of other subjects, PALP's loss", _transferred("palp")),
-    "transferred_kv": Method("of other subjects, text keys and values", _transferred("composed", sites="cross-kv")),
-    "transferred_one": Method("of one other subject", _transferred("composed", teachers=1)),
-    "independent": Method("subject of another rank and seed", _independent(False)),
-    "independent_transferred": Method("… with the prompt's adapter", _independent(True)),
+    "transferred_palp": Method("of other subjects, PALP's loss", residual("palp", transferred=True)),
+    "transferred_kv": Method(
+        "of other subjects, text keys and values", residual("composed", transferred=True, sites="cross-kv")
+    ),
+    "transferred_one": Method("of one other subject", residual("composed", transferred=True, teachers=1)),
+    "independent": Method(
+        "subject of another rank and seed", lambda cell: Plan(((_independent(cell.subject), 1.0),))
+    ),
+    "independent_transferred": Method(
+        "… with the prompt's adapter", residual("composed", transferred=True, subject=_independent)
+    ),
 }  # fmt: skip
 
 

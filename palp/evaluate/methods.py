@@ -11,7 +11,18 @@ from palp.errors import InputError
 from palp.evaluate.protocol import Protocol
 from palp.recipes import Form
 
-__all__ = ["METHODS", "Cell", "Choices", "Method", "Need", "Plan", "choose_methods", "stopped"]
+__all__ = [
+    "METHODS",
+    "Cell",
+    "Choices",
+    "Method",
+    "Need",
+    "Plan",
+    "choose_methods",
+    "residual",
+    "stopped",
+    "subject_need",
+]
 
 Choices: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Settings that a sweep has chosen, by key: "palp" -> {"guidance_weight": 0.1}; see `palp.evaluate.sweep`."""
@@ -118,18 +129,32 @@ def _joint(rule: str, key: str | None = None) -> Callable[[Cell], Plan]:
     return plan
 
 
-def _residual(
+def residual(
     rule: str,
+    *,
     transferred: bool = False,
+    teachers: int | None = None,
     targets: Callable[[Cell], tuple[Scene, ...]] = lambda cell: (cell.target,),
+    subject: Callable[[str], Need] = subject_need,
+    **changes: Any,
 ) -> Callable[[Cell], Plan]:
-    """The frozen subject adapter, and the mean ΔW of residual adapters: of one target normally."""
+    """The frozen subject adapter, and the mean ΔW of residual adapters: of one target normally.
+
+    Args:
+        rule: of guidance.
+        transferred: the residual adapters are learned on other subjects than the one drawn.
+        teachers: how many of those; None is all.
+        targets: what they are learned for.
+        subject: the adapter of the subject drawn.
+        changes: settings over those that were chosen.
+    """
 
     def plan(cell: Cell) -> Plan:
-        teachers = cell.protocol.transfer if transferred else (cell.subject,)
-        chosen, changes = targets(cell), cell.changes(f"residual_{rule}")
-        needs = [Need("residual", rule, teachers, target, changes=changes) for target in chosen]
-        return Plan(((subject_need(cell.subject), 1.0), *((need, 1 / len(chosen)) for need in needs)))
+        members = cell.protocol.transfer[:teachers] if transferred else (cell.subject,)
+        chosen = targets(cell)
+        values = tuple(sorted({**dict(cell.changes(f"residual_{rule}")), **changes}.items()))
+        needs = [Need("residual", rule, members, target, changes=values) for target in chosen]
+        return Plan(((subject(cell.subject), 1.0), *((need, 1 / len(chosen)) for need in needs)))
 
     return plan
 
@@ -159,16 +184,16 @@ METHODS: Mapping[str, Method] = {
     "palp_fresh_noise": Method("PALP, fresh noise", _joint("palp_fresh_noise", "palp")),
     "palp_no_rescale": Method("PALP, no rescaling", _joint("palp_no_rescale", "palp")),
     "palp": Method("PALP", _joint("palp")),
-    "residual_palp": Method("residual, PALP", _residual("palp")),
-    "residual_composed": Method("residual, composed", _residual("composed")),
-    "residual_other": Method("residual, another prompt's", _residual("composed", targets=_other)),
-    "residual_mean": Method("residual, mean of prompts", _residual("composed", targets=_all)),
-    "transferred": Method("residual of other subjects", _residual("composed", transferred=True)),
+    "residual_palp": Method("residual, PALP", residual("palp")),
+    "residual_composed": Method("residual, composed", residual("composed")),
+    "residual_other": Method("residual, another prompt's", residual("composed", targets=_other)),
+    "residual_mean": Method("residual, mean of prompts", residual("composed", targets=_all)),
+    "transferred": Method("residual of other subjects", residual("composed", transferred=True)),
     "transferred_other": Method(
-        "of other subjects, another prompt's", _residual("composed", transferred=True, targets=_other)
+        "of other subjects, another prompt's", residual("composed", transferred=True, targets=_other)
     ),
     "transferred_mean": Method(
-        "of other subjects, mean of prompts", _residual("composed", transferred=True, targets=_all)
+        "of other subjects, mean of prompts", residual("composed", transferred=True, targets=_all)
     ),
     "score_composition": Method("scores composed in sampling", _score_composition),
 }

@@ -13,11 +13,10 @@ from torch import Tensor
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import InputError, PalpError
-from palp.sheets import to_images
+from palp.sheets import png_bytes, to_images
 from serving.contract import Done, Event, Failed, PictureRequest, Step
 from serving.engine.drawing import Drawing, Prediction, denoise
 from serving.engine.entry import Entry
-from serving.engine.png import to_png
 from serving.engine.predictions import Predictions
 from serving.engine.preparation import Plan, Preparation
 from serving.engine.rate import Rate
@@ -28,6 +27,8 @@ from serving.subjects.records import Record
 __all__ = ["Easel"]
 
 logger = logging.getLogger(__name__)
+
+COMPRESSION = 3  # of PNG files: they are made on the engine's thread, where time is dearer than bytes
 
 
 class Easel:
@@ -188,7 +189,7 @@ class Easel:
         for drawing in drawings:
             drawing.estimate = None
             image = previews.get(drawing)
-            preview = None if image is None else to_png(image)
+            preview = None if image is None else png_bytes(image, compression=COMPRESSION)
             drawing.entry.tell(Step(drawing.step, drawing.steps, preview))
 
     def _finish(self, drawings: Sequence[Drawing]) -> None:
@@ -196,7 +197,7 @@ class Easel:
         whole = [drawing for drawing in drawings if self._is_finite(drawing)]
         images = self._decoded(whole, [drawing.latents for drawing in whole])
         for drawing, image in images:
-            picture = to_png(image, drawing.notes)
+            picture = png_bytes(image, drawing.notes, COMPRESSION)
             drawing.seconds["decode"] = time.monotonic() - started
             self._measure("decode_s", drawing.seconds["decode"])
             self._measure("picture_s", time.monotonic() - drawing.entry.accepted_at)
