@@ -13,8 +13,9 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.setting import BATCH, CLASS_WORD, RANK, subject
+from benchmarks.setting import BATCH, CLASS_WORD, RANK, TARGET, subject
 from palp.base import Base, TextState
+from palp.train import TrainSettings
 
 LEARNING_RATE = 1e-4
 
@@ -65,3 +66,52 @@ class DreamBoothLora:
         torch.nn.utils.clip_grad_norm_(self.pairs, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+class PeftComposed:
+    """The corpus' recipe for one prompt with PEFT: a frozen subject adapter and a second one that carries the prompt.
+
+    Composed-score distillation as in `palp.guidance.composed`: the subject's model at y_P and the base at y_c and the
+    photo prompt, without gradients; then the student, both adapters on, at y. AdamW, gradient norm clipped to one.
+
+    Arguments:
+        base: its denoiser is copied.
+        settings: rank, alpha, batch, rate and γ of the recipe.
+    """
+
+    def __init__(self, base: Base, settings: TrainSettings) -> None:
+        unet = copy.deepcopy(base.unet)
+        names = [site.name for site in base.sites(settings.sites)]
+        for adapter, rank in (("subject", RANK), ("prompt", settings.rank)):
+            unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), adapter)
+        self.base, self.settings = replace(base, unet=unet), settings
+        latents = base.encode_images(subject(base).pictures.to(base.device))
+        self.x0 = latents.repeat(-(-settings.batch // len(latents)), 1, 1, 1)[: settings.batch]
+        clean, photo = TARGET.replace("[V]", f"a {CLASS_WORD}"), f"a photo of a {CLASS_WORD}"
+        with torch.no_grad():
+            texts = [base.encode_prompts([prompt]).repeat(settings.batch) for prompt in (photo, clean, photo, clean)]
+        self.personal, self.target, self.both = texts[0], texts[1], TextState.cat([texts[3], texts[2]])
+        self.pairs = [p for name, p in unet.named_parameters() if ".prompt." in name]
+        self.optimizer = torch.optim.AdamW(self.pairs, lr=settings.lr, weight_decay=settings.weight_decay)
+
+    def step(self) -> None:
+        """One step on a batch."""
+        noise = torch.randn_like(self.x0)
+        t = torch.randint(len(self.base.schedule), (len(self.x0),), device=self.x0.device)
+        x_t = self.base.schedule.add_noise(self.x0, noise, t)
+        with torch.no_grad():
+            wanted = self._teachers(x_t, t)
+        self.base.unet.set_adapter(["subject", "prompt"])
+        loss = functional.mse_loss(self.base.predict(x_t, t, self.target), wanted)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.pairs, 1.0)
+        self.optimizer.step()
+        self.base.unet.zero_grad(set_to_none=True)
+
+    def _teachers(self, x_t: Tensor, t: Tensor) -> Tensor:
+        self.base.unet.set_adapter(["subject"])
+        personal = self.base.predict(x_t, t, self.personal)
+        self.base.unet.disable_adapters()
+        clean, photo = self.base.predict(x_t.repeat(2, 1, 1, 1), t.repeat(2), self.both).chunk(2)
+        self.base.unet.enable_adapters()
+        return personal + self.settings.gamma * (clean - photo)

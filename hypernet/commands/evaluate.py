@@ -12,6 +12,8 @@ from palp.cli.options import BaseConfig, BaseName, Device, Dtype
 Run = Annotated[Path, typer.Argument(help="Run folder of palp-hyper train, or its hypernet.safetensors.")]
 CorpusFolder = Annotated[Path, typer.Argument(help="The corpus it was trained on.")]
 Prompts = Annotated[int, typer.Option(min=2, help="Held-out prompts to draw, evenly over all kinds of novelty.")]
+Subjects = Annotated[int | None, typer.Option(min=1, help="Held-out subjects to draw them on; default all.")]
+Spent = Annotated[float, typer.Option(min=0, help="Seconds that corpus and training took, for break_even_prompts.")]
 Seeds = Annotated[int, typer.Option(min=2, help="Pictures of each prompt and subject.")]
 Refine = Annotated[int, typer.Option(min=0, help="Steps to train predictions on for the row 'refined'; 0 for none.")]
 MultiSteps = Annotated[int, typer.Option(min=1, help="Steps of the one adapter for all prompts.")]
@@ -23,9 +25,11 @@ def evaluate_hypernet(
     run: Run,
     corpus: CorpusFolder,
     prompts: Prompts = 24,
+    subjects: Subjects = None,
     seeds: Seeds = 4,
     refine: Refine = 20,
     multi_steps: MultiSteps = 1000,
+    spent: Spent = 0.0,
     out: Docs = Path("docs"),
     work: Work = Path("runs/evaluate-hypernet"),
     base: BaseName = "icons",
@@ -49,9 +53,11 @@ def evaluate_hypernet(
     hypernet, origin = load_hypernet(path)
     model = open_base(base, device, dtype, base_config)
     sizes = {"prompts": prompts, "seeds": seeds, "refine": refine, "multi_steps": multi_steps}
-    study = open_study(model, hypernet, open_corpus(corpus), WorldJudge(load_judges()), work, training_bar, **sizes)
+    judge = WorldJudge(load_judges())
+    study = open_study(model, hypernet, open_corpus(corpus), judge, work, training_bar, **sizes, subjects=subjects)
     results, image = out / "results" / f"hypernet-{model.name}.json", out / "images" / f"hypernet-{model.name}.png"
-    settings = {**sizes, "base": model.fingerprint, "training": dict(origin.training), "recipe": dict(origin.recipe)}
-    rows = write_report(study, results, image, "palp-hyper evaluate-hypernet", settings)
+    about = {"base": model.fingerprint, "training": dict(origin.training), "recipe": dict(origin.recipe)}
+    settings = {**sizes, "subjects": len(study.subjects), "spent_s": spent, **about}
+    rows = write_report(study, results, image, "palp-hyper evaluate-hypernet", settings, spent)
     typer.echo(table(rows))
     typer.echo(f"written to {results} and {image}")

@@ -25,8 +25,13 @@ SCALING = ("subject", "subject_0.8", "subject_0.6")  # the line that scaling the
 COMPARED = 256  # training adapters that the weight side looks at, at most
 
 
-def write_report(study: HyperStudy, path: Path, image: Path, made_by: str, settings: dict[str, Any]) -> dict[str, Row]:
+def write_report(
+    study: HyperStudy, path: Path, image: Path, made_by: str, settings: dict[str, Any], spent: float = 0.0
+) -> dict[str, Row]:
     """Draw, score and write; returns the rows over all held-out prompts.
+
+    Args:
+        spent: seconds that corpus and training took.
 
     Raises:
         InputError: a control is missing.
@@ -39,7 +44,7 @@ def write_report(study: HyperStudy, path: Path, image: Path, made_by: str, setti
     rows = means(scores, clusters, everything)
     found = {
         **figures(scores, clusters, everything),
-        **timings(study.cast.predictor, study.cast.corpus, study.prompts[0]),
+        **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent),
     }
     if "refined" in scores:
         ahead = figures(scores, clusters, everything)

@@ -35,12 +35,14 @@ def open_study(
     seeds: int,
     refine: int,
     multi_steps: int,
+    subjects: int | None = None,
 ) -> HyperStudy:
     """A study of so many held-out prompts, evenly over the kinds of novelty.
 
     Args:
         refine: steps of the row "refined"; 0 for none.
         multi_steps: of the adapter for all prompts.
+        subjects: held-out subjects to draw; None is all.
 
     Raises:
         AdapterMismatchError: hypernetwork, corpus and base do not belong together.
@@ -70,7 +72,7 @@ def open_study(
             refined = refined_adapters(predictor, corpus, chosen, refine, report)
     cast = Cast(predictor, corpus, multi, refined)
     sampling = Sampling(guidance=guidance_scale(base.name))
-    return HyperStudy(cast, judge, chosen, seeds, sampling, work, f"{identity}-{refine}-{multi_steps}", bar)
+    return HyperStudy(cast, judge, chosen, seeds, sampling, work, f"{identity}-{refine}-{multi_steps}", bar, subjects)
 
 
 def _evenly(prompts: Sequence[CorpusPrompt], count: int) -> list[CorpusPrompt]:

@@ -38,6 +38,7 @@ class HyperStudy:
         seeds: pictures of each prompt and subject.
         sampling: how to draw.
         folder: of the scores.
+        subjects: held-out subjects to draw; None is all.
         identity: of the hypernetwork, so that another one's scores are not taken for its own.
     """
 
@@ -51,10 +52,11 @@ class HyperStudy:
         folder: Path,
         identity: str,
         bar: Bar,
+        subjects: int | None = None,
     ) -> None:
         self.cast, self._judge, self.prompts, self.seeds = cast, judge, list(prompts), seeds
         self.sampling, self._folder, self._bar = sampling, folder, bar
-        self.subjects = [subject for subject in cast.corpus.subjects if subject.held_out]
+        self.subjects = [subject for subject in cast.corpus.subjects if subject.held_out][:subjects]
         self._identity = [identity, [p.key for p in prompts], [s.name for s in self.subjects], seeds, asdict(sampling)]
 
     @property
@@ -76,24 +78,26 @@ class HyperStudy:
         path = self._folder / f"{name}-{key}.json"
         if not path.is_file():
             with self._bar(f"drawing {ROWS[name].label}") as report:
-                records = []
-                for done, (prompt, subject) in enumerate(self.pairs(), start=1):
-                    records.append(self._score(ROWS[name], prompt, subject))
-                    report(done, len(self.pairs()), 0.0)
+                records: list[PictureScores] = []
+                for done, prompt in enumerate(self.prompts, start=1):
+                    records += self._score(ROWS[name], prompt)
+                    report(done, len(self.prompts), 0.0)
             write_json(path, records)
         parts = json.loads(path.read_text(encoding="utf-8"))
         return {metric: np.concatenate([np.asarray(part[metric], float) for part in parts]) for metric in METRICS}
 
-    def _score(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> PictureScores:
-        adapter = self._sum(row, prompt, subject)
-        word = min(subject.adapter.placeholders, default="[V]")
-        texts = [prompt.text] * self.seeds + [f"a photo of {word}"] * self.seeds
-        pictures = [Picture(text, i % self.seeds, adapter) for i, text in enumerate(texts)]
-        on_prompt, on_photo = draw(self.base, pictures, self.sampling).split(self.seeds)
-        return {
-            **self._judge.on_prompt(on_prompt, prompt, subject),
-            **self._judge.on_photo(on_photo, subject),
-        }
+    def _score(self, row: Row, prompt: CorpusPrompt) -> list[PictureScores]:
+        """A prompt on every subject; `draw` makes full batches of them."""
+        pictures = []
+        for subject in self.subjects:
+            adapter = self._sum(row, prompt, subject)
+            photo = f"a photo of {min(subject.adapter.placeholders, default='[V]')}"
+            pictures += [Picture(text, seed, adapter) for text in (prompt.text, photo) for seed in range(self.seeds)]
+        drawn = draw(self.base, pictures, self.sampling).split(self.seeds)
+        return [
+            {**self._judge.on_prompt(on_prompt, prompt, subject), **self._judge.on_photo(on_photo, subject)}
+            for subject, on_prompt, on_photo in zip(self.subjects, drawn[::2], drawn[1::2], strict=True)
+        ]
 
     def _sum(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapter:
         """The subject's adapter and the row's, added up."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hypernet.evaluate.rivals import refined_adapters
 from hypernet.predict import Predictor
@@ -20,9 +21,10 @@ REPEATS = 10
 TRAINED_STEPS = 3  # of one adapter, from which the whole training is reckoned
 
 
-def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt) -> dict[str, Estimate]:
+def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: float) -> dict[str, Estimate]:
     """predict_ms: prompt text to factors. denoise_step_ms: one call with guidance, of one picture. palp_s: training
-    one adapter alone by the corpus' recipe, reckoned from a few steps.
+    one adapter alone by the corpus' recipe, reckoned from a few steps. break_even_prompts: so many adapters trained
+    alone take as long as `spent`, the seconds of corpus and training, and as predicting them.
     """
     base, word = predictor.base, corpus.subjects[0].class_word
     with torch.no_grad():
@@ -39,15 +41,18 @@ def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt) -> dict[
     def training() -> None:
         refined_adapters(predictor, corpus, [prompt], TRAINED_STEPS, lambda done, total, loss: None)
 
+    predict_ms = _measure(lambda: predictor.predict([prompt.text], [word]), REPEATS, 1000)
+    step_ms, palp_s = _measure(step, REPEATS, 1000), _measure(training, REPEATS, steps / TRAINED_STEPS)
     return {
-        "predict_ms": _measure(lambda: predictor.predict([prompt.text], [word]), REPEATS, 1000),
-        "denoise_step_ms": _measure(step, REPEATS, 1000),
-        "palp_s": _measure(training, 2, steps / TRAINED_STEPS),
+        "predict_ms": estimate(predict_ms),
+        "denoise_step_ms": estimate(step_ms),
+        "palp_s": estimate(palp_s),
+        "break_even_prompts": estimate([spent / (trained - predict_ms.mean() / 1000) for trained in palp_s]),
     }
 
 
-def _measure(work: Callable[[], object], repeats: int, unit: float) -> Estimate:
-    """Seconds times the unit, after one run for warming up."""
+def _measure(work: Callable[[], object], repeats: int, unit: float) -> NDArray[np.float64]:
+    """Seconds times the unit of every run, after one for warming up."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -56,4 +61,4 @@ def _measure(work: Callable[[], object], repeats: int, unit: float) -> Estimate:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    return estimate(unit * np.asarray(seconds))
+    return unit * np.asarray(seconds)

@@ -1,0 +1,135 @@
+"""A corpus' recipe in a bank of K adapters, against the same recipe with PEFT, one adapter after the other.
+
+`python -m benchmarks.corpus runs/icons/corpus` takes recipe, subjects and prompts of a finished corpus, and writes what
+is in it beside how fast such adapters are made: docs/results/corpus-NAME.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks import setting
+from benchmarks.measure import Rows, peak_memory, ratio, take_turns
+from benchmarks.peers import PeftComposed
+from palp.base import Base, load_base
+from palp.corpus import CorpusPrompt, CorpusSubject, open_corpus
+from palp.corpus.stats import stats
+from palp.evaluate.intervals import Estimate, estimate
+from palp.evaluate.results import RESULTS, table, write_results
+from palp.prompts import make_prompts
+from palp.subjects import Subject
+from palp.train import Job, JobSubject, Trainer, TrainSettings
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+Folder = Annotated[Path, typer.Argument(help="A finished corpus, of palp-hyper build-corpus.")]
+
+
+def bank_step(base: Base, settings: TrainSettings, jobs: list[Job]) -> Callable[[], object]:
+    """One step of all these adapters a call, as `build-corpus` makes them; of more steps than anyone will ask for."""
+    trainer = Trainer(base, jobs, TrainSettings.from_mapping({**settings.to_mapping(), "steps": 10**6}))
+
+    def step() -> None:
+        run = trainer.run()
+        next(run)
+        run.close()
+
+    return step
+
+
+def jobs_of(subjects: list[CorpusSubject], prompts: list[CorpusPrompt], seed: int) -> list[Job]:
+    """The corpus' own jobs."""
+    return [
+        Job(tuple(_member(subject, prompt.text) for subject in subjects), "composed", seed, prompt.key)
+        for prompt in prompts
+    ]
+
+
+def _member(subject: CorpusSubject, prompt: str) -> JobSubject:
+    texts = make_prompts([Subject(subject.class_word, torch.zeros(1, 3, 1, 1))], prompt)["[V]"]
+    return JobSubject(subject.latents, texts, "[V]", subject.class_word, subject.adapter)
+
+
+def of_bank(source: str, folder: Path, slots: int) -> torch.device:
+    """Two steps of a bank, for its memory."""
+    base, settings, jobs = _opened(source, folder, slots)
+    step = bank_step(base, settings, jobs)
+    step()
+    step()
+    return base.device
+
+
+def of_peft(source: str, folder: Path) -> torch.device:
+    """Two steps with PEFT, for their memory."""
+    base, settings, _ = _opened(source, folder, 1)
+    peer = PeftComposed(base, settings)
+    peer.step()
+    peer.step()
+    return base.device
+
+
+def _opened(source: str, folder: Path, slots: int) -> tuple[Base, TrainSettings, list[Job]]:
+    corpus = open_corpus(folder)
+    recipe = {name: value for name, value in corpus.recipe.items() if name not in ("rule", "seed")}
+    subjects = [subject for subject in corpus.subjects if not subject.held_out]
+    prompts = [corpus.prompts[i % len(corpus.prompts)] for i in range(slots)]
+    return load_base(source), TrainSettings.from_mapping(recipe), jobs_of(subjects, prompts, 0)
+
+
+def main(
+    folder: Folder,
+    source: setting.BaseOption = "icons",
+    repeats: setting.Repeats = 5,
+    quick: setting.Quick = False,
+    out: setting.Out = None,
+) -> None:
+    """What a corpus holds, and adapters an hour and peak memory by K."""
+    sizes, repeats = (SIZES[:2], 2) if quick else (SIZES, repeats)
+    base, settings, jobs = _opened(source, folder, max(sizes))
+    cases = {f"bank of {k}": bank_step(base, settings, jobs[:k]) for k in sizes}
+    times = take_turns({"peft": PeftComposed(base, settings).step, **cases}, repeats, base.device)
+    rows: Rows = {"peft": {"adapters_per_hour": _per_hour(times["peft"], 1, settings.steps)}}
+    rows["peft"]["peak_mib"] = peak_memory(of_peft, source, folder)
+    for k in sizes:
+        rows[f"bank of {k}"] = {
+            "adapters_per_hour": _per_hour(times[f"bank of {k}"], k, settings.steps),
+            "peak_mib": peak_memory(of_bank, source, folder, k),
+            "time_by_k_peft": ratio(times, f"bank of {k}", "peft", k),
+        }
+    path = out or RESULTS / f"corpus-{base.name}.json"
+    about = {"steps": settings.steps, "batch": settings.batch, "rank": settings.rank, "rounds": repeats}
+    about |= {"base": base.fingerprint, "device": base.device.type, "threads": torch.get_num_threads()}
+    write_results(path, rows, "python -m benchmarks.corpus", about, _contents(folder, rows))
+    print(table(rows))
+    print(f"written to {path}")
+
+
+def _contents(folder: Path, rows: Rows) -> Mapping[str, Any]:
+    """What is in the corpus, and the two speeds that the bank is for."""
+    corpus = open_corpus(folder)
+    best = max((name for name in rows if name != "peft"), key=lambda name: rows[name]["adapters_per_hour"].value)
+    speeds = {"bank": rows[best]["adapters_per_hour"], "sequential": rows["peft"]["adapters_per_hour"]}
+    return {
+        "adapters": _count(len(corpus.prompts)),
+        "rejected": _count(len(corpus.rejected)),
+        **{f"adapters_per_hour_{name}": value.as_json() for name, value in speeds.items()},
+        "stats": stats(corpus),
+    }
+
+
+def _count(number: int) -> dict[str, float | int]:
+    """A number that is known, in the form of those that are estimated."""
+    return Estimate(number, number, number, number).as_json()
+
+
+def _per_hour(step_ms: list[float], adapters: int, steps: int) -> Estimate:
+    return estimate([3.6e6 * adapters / (steps * ms) for ms in step_ms])
+
+
+if __name__ == "__main__":
+    setting.run(main)
