@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from palp.adapter import Adapter
-from palp.base import Base
+from palp.base import Base, TextState
 from palp.errors import InputError, NonFiniteLossError
 from palp.subjects import Subject
-from palp.train import Job, Trainer, joint_job
+from palp.train import Job, Trainer, joint_job, residual_job
 from palp.train.draws import Pictures
 from tests.tiny import tiny_base
-from tests.training import joint, pictures, residual, settings, tensors_of, trained
+from tests.training import joint, pictures, residual, settings, subject_adapter, tensors_of, trained
 
 ALONE: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
 """A batch of another size goes through other kernels; AdamW then turns a gradient of nearly nothing, of which
@@ -95,6 +95,44 @@ def test_a_job_that_is_not_finite_leaves_the_others_bit_for_bit(base: Base) -> N
     for slot in (0, 2):
         assert_equal(tensors_of(trainer.adapters()[slot]), tensors_of(undisturbed[slot]))
     assert [a.metadata["steps"] for a in trainer.adapters()] == ["5", "2", "5"]
+
+
+def test_a_failed_job_leaves_those_that_share_its_questions_bit_for_bit(base: Base) -> None:
+    """Of one seed, and over the same subjects: what the frozen models are asked is shared, and stays so."""
+    jobs = same_subjects(base, "a sketch of [V]", "a photo of [V] to a cat", "a cat to [V]")
+    undisturbed = trained(base, jobs, settings(steps=4)).adapters()
+    trainer = Trainer(base, jobs, settings(steps=4))
+    with pytest.raises(NonFiniteLossError):
+        for step in trainer.run():
+            if step.number == 0:
+                with torch.no_grad():
+                    next(iter(trainer.bank.up.values()))[1] = float("nan")
+    for slot in (0, 2):
+        assert_equal(tensors_of(trainer.adapters()[slot]), tensors_of(undisturbed[slot]))
+
+
+def test_frozen_models_are_asked_each_distinct_question_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = same_subjects(base, "a sketch of [V]", "a photo of [V] to a cat", "a cat to [V]")
+    asked: list[int] = []
+    predict_noise = type(base).predict_noise
+
+    def counting(self: Base, x_t: Tensor, t: Tensor, text: TextState) -> Tensor:
+        asked.append(len(x_t))
+        return predict_noise(self, x_t, t, text)
+
+    monkeypatch.setattr(type(base), "predict_noise", counting)
+    together = trained(base, jobs, settings(steps=1, batch=4)).adapters()
+    assert asked == [4, 3 * 4 + 4], "y_P and the photo prompt once for all jobs, y_c of every job"
+    for job, adapter in zip(jobs, together, strict=True):
+        expected = tensors_of(trained(base, [job], settings(steps=1, batch=4)).adapters()[0])
+        for name, tensor in tensors_of(adapter).items():
+            torch.testing.assert_close(tensor, expected[name], **ALONE, msg=name)
+
+
+def same_subjects(base: Base, *prompts: str) -> list[Job]:
+    """Jobs of one seed that differ in their prompts alone."""
+    pairs = [(Subject("cat", pictures(10 + i)), subject_adapter(base, i)) for i in range(2)]
+    return [residual_job(base, pairs, prompt, rule="composed") for prompt in prompts]
 
 
 def test_pictures_that_are_not_finite_stop_in_the_first_step_and_change_nothing(base: Base) -> None:

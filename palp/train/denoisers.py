@@ -35,6 +35,9 @@ class Route:
 class BankDenoisers:
     """`palp.guidance.Denoisers` on one base with a bank in training, for some samples of a step.
 
+    What does not learn is asked each distinct question once: jobs of one seed and phase share pictures, timesteps and
+    noise, so over the same subjects most of their questions to the subject's model and to the base are the same.
+
     Args:
         model: the base.
         states: text states of the subjects' prompts.
@@ -59,20 +62,18 @@ class BankDenoisers:
     @torch.no_grad()
     def base(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
         """Noise predicted by the frozen base."""
-        with _through(self.trained, 0), _through(self.frozen, 0):
-            return self._noise(x_t, t, prompts)
+        return self._unlearned(x_t, t, prompts, None)
 
     @torch.no_grad()
     def student(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
         """Noise predicted by the model in training."""
         with self.as_student(len(prompts)):
-            return self._noise(x_t, t, prompts)
+            return self.model.predict_noise(*self._questions(x_t, t, prompts)).chunk(len(prompts))
 
     @torch.no_grad()
     def teacher(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
         """Noise predicted with the frozen subject adapters alone; in the joint form that is the base."""
-        with _through(self.trained, 0), _through(self.frozen, len(prompts)):
-            return self._noise(x_t, t, prompts)
+        return self._unlearned(x_t, t, prompts, self.frozen)
 
     @contextmanager
     def as_student(self, copies: int) -> Iterator[None]:
@@ -80,10 +81,35 @@ class BankDenoisers:
         with _through(self.trained, copies), _through(self.frozen, copies):
             yield
 
-    def _noise(self, x_t: Tensor, t: Tensor, prompts: tuple[Prompt, ...]) -> tuple[Tensor, ...]:
+    def _unlearned(
+        self, x_t: Tensor, t: Tensor, prompts: tuple[Prompt, ...], frozen: Route | None
+    ) -> tuple[Tensor, ...]:
+        x, times, text = self._questions(x_t, t, prompts)
+        columns = [x, times, text.hidden, *([] if text.pooled is None else [text.pooled])]
+        if frozen is not None:
+            frozen = Route(frozen.bank, frozen.slots.repeat(len(prompts)))
+            columns.append(frozen.slots.to(x.device))
+        first, kind = distinct(*columns)
+        asked = None if frozen is None else frozen.rows(first.cpu())
+        with _through(self.trained, 0), _through(self.frozen, 0), _through(asked, 1):
+            noise = self.model.predict_noise(x[first], times[first], text[first])
+        return noise[kind].chunk(len(prompts))
+
+    def _questions(self, x_t: Tensor, t: Tensor, prompts: tuple[Prompt, ...]) -> tuple[Tensor, Tensor, TextState]:
+        """Every sample at every prompt, those of a prompt side by side."""
         n = len(prompts)
         text = TextState.cat([self.states(prompt, self.subjects) for prompt in prompts])
-        return self.model.predict_noise(x_t.repeat(n, 1, 1, 1), t.repeat(n), text).chunk(n)
+        return x_t.repeat(n, 1, 1, 1), t.repeat(n), text
+
+
+def distinct(*columns: Tensor) -> tuple[Int[Tensor, "kinds"], Int[Tensor, "rows"]]:
+    """Which rows are equal in all columns: the first row of each kind, in their order, and the kind of each row."""
+    rows = torch.cat([column.flatten(1) if column.ndim > 1 else column[:, None].float() for column in columns], dim=1)
+    kinds, kind = torch.unique(rows, dim=0, return_inverse=True)
+    numbers = torch.arange(len(rows), device=rows.device)
+    first = torch.full((len(kinds),), len(rows), device=rows.device).scatter_reduce(0, kind, numbers, "amin")
+    order = first.argsort()
+    return first[order], order.argsort()[kind]
 
 
 @contextmanager

@@ -81,6 +81,8 @@ class Trainer:
             self.bank.init_(slot, job.seed)
         self.step = 0
         self.steps = torch.zeros(len(jobs), dtype=torch.long)  # that each job has learned in
+        self._drawn = torch.zeros(len(jobs), dtype=torch.long)  # batches, also of a job that learns no more: what
+        # neighbours ask alike then stays alike, and with the size of their calls their bits
         self.failed_at = torch.full((len(jobs),), -1)  # the job's step; -1 while its numbers are finite
         self.stopped = torch.zeros(len(jobs), dtype=torch.bool)
         self._words = Words(base, jobs, settings.vectors)
@@ -117,7 +119,7 @@ class Trainer:
         self.bank.init_(slot, job.seed)
         self._optimizer.reset(slot)
         self.jobs[slot] = job
-        self.steps[slot], self.failed_at[slot], self.stopped[slot] = 0, -1, False
+        self.steps[slot], self._drawn[slot], self.failed_at[slot], self.stopped[slot] = 0, 0, -1, False
 
     def stop(self, slot: int) -> None:
         """End a slot's job where it is; one that has failed is no longer counted as an error."""
@@ -163,6 +165,7 @@ class Trainer:
         return {
             "step": torch.tensor(self.step),
             "steps": self.steps.clone(),
+            "drawn": self._drawn.clone(),
             "failed_at": self.failed_at.clone(),
             "stopped": self.stopped.clone(),
             **{f"optimizer.{name}": value for name, value in optimizer.items()},
@@ -180,8 +183,9 @@ class Trainer:
         if odd := sorted({*mine.items()} ^ {(name, tensor.shape) for name, tensor in state.items()}):
             raise InputError(f"the saved state is of another run: {odd[0][0]} differs; use its settings")
         self.step = int(state["step"])
-        for name in ("steps", "failed_at", "stopped"):
-            getattr(self, name).copy_(state[name])
+        counts = {"steps": self.steps, "drawn": self._drawn, "failed_at": self.failed_at, "stopped": self.stopped}
+        for name, tensor in counts.items():
+            tensor.copy_(state[name])
         prefix = "optimizer."
         rows = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
         self._optimizer.load_state_dict({"name": self.settings.optimizer, "state": rows})
@@ -192,7 +196,7 @@ class Trainer:
         """One step of every job that is still going; the others stay in the batch, unread, so that the kernels remain
         the same, and with them their neighbours' bits."""
         going, last = self.going, self.settings.steps - 1
-        steps = [min(step, last) for step in self.steps.tolist()]
+        steps = [min(step, last) for step in self._drawn.tolist()]
         scale = torch.tensor([self.settings.lr_scale(step) for step in steps])
         self._optimizer.zero_grad()
         with self._lessons.losses(steps, Route(self.bank, self._slots)) as losses:
@@ -204,6 +208,7 @@ class Trainer:
         learned = active.cpu()
         self.failed_at = torch.where(going & ~learned, self.steps, self.failed_at)
         self.steps += learned
+        self._drawn += 1
         self.step += 1
         return Step(self.step - 1, losses, norms, active, scale)
 
