@@ -18,7 +18,6 @@ The message of each is one sentence: what was got, what was expected, what to do
 from __future__ import annotations
 
 import copyreg
-from typing import Any
 
 __all__ = [
     "AdapterFileError",
@@ -38,7 +37,7 @@ __all__ = [
 class PalpError(Exception):
     """An error that the user can mend; the command line prints its sentence, not a traceback."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """As it is: other processes get the sentence and the attributes, whatever `__init__` takes."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 

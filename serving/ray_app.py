@@ -109,10 +109,14 @@ class Replica:
         """The events of a picture up to the last; whoever stops listening cancels it."""
         heard: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
+
+        def tell(event: Event) -> None:
+            loop.call_soon_threadsafe(heard.put_nowait, event)
+
         try:
             if request.subject is not None:
                 await self._fetch(_model(request))
-            ticket = self._engine.submit(request, lambda event: loop.call_soon_threadsafe(heard.put_nowait, event))
+            ticket = self._engine.submit(request, tell)
         except PalpError as error:
             yield Failed(error)
             return

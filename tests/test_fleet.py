@@ -26,7 +26,7 @@ from tests.http_engine import FakeLibrary
 
 REQUEST = PictureRequest("a cat", steps=3, deadline_s=60.0)
 DONE = Done(b"picture", Details({"denoise": 0.5}, 2.0))
-STEPS = [Queued(0), Step(1, 3), Step(2, 3, b"preview"), Step(3, 3)]
+STEPS: list[Event] = [Queued(0), Step(1, 3), Step(2, 3, b"preview"), Step(3, 3)]
 
 
 class Replicas:
@@ -138,14 +138,14 @@ def test_the_deadline_is_kept_here_also_when_no_replica_answers() -> None:
 
 def test_what_cannot_be_accepted_is_refused_at_once() -> None:
     async def main() -> None:
-        fleet = fleet_of(Replicas([], [], []).draw, most=1)
+        fleet, events = fleet_of(Replicas([], [], []).draw, most=1), list[Event]()
         with pytest.raises(UnknownSubjectError):
             fleet.submit(replace(REQUEST, subject="nobody"), print)
         library = fleet.subjects
         library.add("", "cat", "hopeless", [])
         with pytest.raises(SubjectNotReadyError):
             fleet.submit(replace(REQUEST, subject="cat"), print)
-        fleet.submit(REQUEST, [].append)
+        fleet.submit(REQUEST, events.append)
         with pytest.raises(QueueFullError):
             fleet.submit(REQUEST, print)
         fleet.close()

@@ -77,21 +77,21 @@ def _free_port() -> int:
 def _body(number: int) -> dict[str, Any]:
     subject = SUBJECTS[number % len(SUBJECTS)]
     prompt = "a sketch of a cat" if subject is None else "a sketch of [V]"
-    return {"prompt": prompt, "subject": subject, "seed": number, "steps": 40, "guidance": 2.0}
+    return {"prompt": prompt, "subject": subject, "seed": number, "steps": 20, "guidance": 2.0}
 
 
-def _pictures(answer: httpx.Response) -> list[np.ndarray]:
+def _pictures(answer: Any) -> list[np.ndarray]:
     assert answer.status_code == 200, answer.text
     return [pixels(base64.b64decode(entry["b64_json"])) for entry in answer.json()["data"]]
 
 
-def _same(got: httpx.Response, wanted: httpx.Response) -> None:
+def _same(got: Any, wanted: Any) -> None:
     for left, right in zip(_pictures(got), _pictures(wanted), strict=True):
         assert np.abs(left - right).max() <= 1  # 1e-4 in float32, rounded to 8 bits
 
 
 def test_a_replica_killed_under_load_loses_no_picture_and_spoils_none(served: Served) -> None:
-    bodies = [_body(number) for number in range(18)]
+    bodies = [_body(number) for number in range(12)]
     with ThreadPoolExecutor(len(bodies)) as pool:
         jobs = [pool.submit(served.web.post, IMAGES, json=body) for body in bodies]
         until(lambda: sum(job.done() for job in jobs) >= 3, PATIENCE_S)
