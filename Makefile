@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-ray lint setup clean
 
 demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: minutes on a CPU
 	.venv/bin/palp-hyper demo --out runs/demo
@@ -15,6 +15,10 @@ demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: 
 
 test: lint  ## lint, types, tests
 	$(PYTHON) -m pytest -q
+
+test-ray: setup  ## the tests that need the extra "ray", which is installed for them
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e .[ray]
+	$(PYTHON) -m pytest -q tests/test_corpus_builders.py tests/test_ray_app.py
 
 lint: setup
 	$(PYTHON) -m ruff check --quiet

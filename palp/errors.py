@@ -17,6 +17,8 @@ The message of each is one sentence: what was got, what was expected, what to do
 
 from __future__ import annotations
 
+import copyreg
+
 __all__ = [
     "AdapterFileError",
     "AdapterMismatchError",
@@ -34,6 +36,10 @@ __all__ = [
 
 class PalpError(Exception):
     """An error that the user can mend; the command line prints its sentence, not a traceback."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it is: other processes get the sentence and the attributes, whatever `__init__` takes."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputError(PalpError):
@@ -72,7 +78,7 @@ class NonFiniteLossError(PalpError):
     """A loss became nan or infinite: in which training step (from 0), in which slot of the bank."""
 
     def __init__(self, step: int, slot: int) -> None:
-        super().__init__(step, slot)  # not the sentence: unpickling builds the error again from these
+        super().__init__(step, slot)
         self.step = step
         self.slot = slot
 

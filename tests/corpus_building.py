@@ -53,6 +53,12 @@ def quiet(what: str, done: float, total: int) -> None:
     """A bar that nobody sees."""
 
 
+def corpus_files(folder: CorpusFolder) -> dict[str, bytes]:
+    """What is in a corpus, by path, without what builders leave on the way."""
+    paths = [p for p in folder.path.rglob("*") if p.is_file() and folder.work not in p.parents]
+    return {p.relative_to(folder.path).as_posix(): p.read_bytes() for p in paths}
+
+
 def samples(folder: CorpusFolder) -> dict[str, Shard]:
     """Where each accepted adapter is."""
     shards = [Shard.open(folder.shard(number)) for number in range(len(folder.shards()))]

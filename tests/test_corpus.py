@@ -25,7 +25,7 @@ from palp.corpus.shards import Shard, write_shard
 from palp.corpus.stats import sheet, stats
 from palp.errors import CorpusError, InputError
 from tests.commands import PALP_HYPER, refuses, succeeds
-from tests.corpus_building import build, samples
+from tests.corpus_building import build, corpus_files, samples
 from tests.training import tensors_of
 
 MERGED: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
@@ -44,11 +44,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
 def copy(whole: CorpusFolder, tmp_path: Path) -> CorpusFolder:
     """One to damage."""
     return CorpusFolder(Path(shutil.copytree(whole.path, tmp_path / "copy")))
-
-
-def files(folder: CorpusFolder) -> dict[str, bytes]:
-    paths = [p for p in folder.path.rglob("*") if p.is_file() and folder.work not in p.parents]
-    return {p.relative_to(folder.path).as_posix(): p.read_bytes() for p in paths}
 
 
 def test_a_finished_corpus_is_what_was_promised(whole: CorpusFolder) -> None:
@@ -110,7 +105,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(
                 break
     assert process.returncode == -9
     assert not CorpusFolder(out).manifest.is_file()
-    killed, straight = files(build(source, out)), files(whole)
+    killed, straight = corpus_files(build(source, out)), corpus_files(whole)
     assert killed.keys() == straight.keys()
     assert [name for name in killed if killed[name] != straight[name]] == []
 

@@ -12,7 +12,7 @@ from palp.base import load_base
 from palp.corpus.build import build_part
 from palp.corpus.folder import Part
 from palp.corpus.plan import read_plan
-from palp.errors import CorpusError, InputError
+from palp.errors import CorpusError, InputError, PalpError
 
 __all__ = ["Request", "build", "run_processes", "run_ray"]
 
@@ -75,6 +75,7 @@ def run_ray(requests: Sequence[Request], poll: Callable[[], None], gpus: float) 
 
     Raises:
         InputError: Ray is not installed, or no cluster runs. CorpusError: a task failed for good.
+        PalpError: what a builder itself refused, as `build`.
     """
     try:
         import ray
@@ -93,4 +94,6 @@ def run_ray(requests: Sequence[Request], poll: Callable[[], None], gpus: float) 
             ray.get(done)
             poll()
     except ray.exceptions.RayError as error:
+        if isinstance(cause := getattr(error, "cause", None), PalpError):
+            raise cause from error
         raise CorpusError(f"a Ray task failed ({error}): run the same command again, and it goes on") from error

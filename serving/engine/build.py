@@ -19,7 +19,7 @@ RESIDENT = 4  # times as many combinations of adapters stay resident as pictures
 
 def build_engine(
     base: Base,
-    teaching: Teaching,
+    teaching: Teaching | None,
     *,
     hypernet: Path | None = None,
     subjects: Path | None = None,
@@ -30,7 +30,7 @@ def build_engine(
 
     Args:
         base: frozen; nobody else may use it while the engine runs.
-        teaching: how a child process, which learns subjects, comes to the same base.
+        teaching: how a child process, which learns subjects, comes to the same base; None where others learn them.
         hypernet: file or run folder; None for no predictions.
         subjects: folder of the library; None is the one in the user's data folder.
         batch: pictures drawn at once.
