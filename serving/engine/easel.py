@@ -15,7 +15,7 @@ from palp.base import Base
 from palp.errors import InputError, PalpError
 from palp.sheets import png_bytes, to_images
 from serving.contract import Done, Event, Failed, PictureRequest, Step
-from serving.engine.drawing import Drawing, Prediction, denoise
+from serving.engine.drawing import Drawing, Prediction, SharedText, denoise
 from serving.engine.entry import Entry
 from serving.engine.predictions import Predictions
 from serving.engine.preparation import Plan, Preparation
@@ -53,6 +53,7 @@ class Easel:
         self._preparation = Preparation(base, library, predictions, settings)
         self._end, self._measure = end, measure
         self._drawings: list[Drawing] = []
+        self._shared = SharedText()
         self._lessons: list[tuple[Plan, Generator[None, None, Adapter]]] = []
         self.rate = Rate()
 
@@ -170,14 +171,14 @@ class Easel:
     def _predicted(self) -> list[tuple[Drawing, Prediction]]:
         """The denoiser's word on every picture; if the batch fails, that on those which go alone."""
         try:
-            predictions = denoise(self._base, self._preparation.slots.bank, self._drawings)
+            predictions = denoise(self._base, self._preparation.slots, self._drawings, self._shared)
             return list(zip(self._drawings, predictions, strict=True))
         except Exception:
             logger.exception("a batch of %d failed; each picture goes alone", len(self._drawings))
         alone: list[tuple[Drawing, Prediction]] = []
         for drawing in list(self._drawings):
             try:
-                alone.append((drawing, denoise(self._base, self._preparation.slots.bank, [drawing])[0]))
+                alone.append((drawing, denoise(self._base, self._preparation.slots, [drawing], SharedText())[0]))
             except Exception as error:
                 self._drop_failed(drawing, error)
         return alone

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from palp.adapter import Adapter, AdapterSpec
 from palp.bank import AdapterBank, key
@@ -85,6 +88,10 @@ class Slots:
         """One user less; the adapter stays resident until its slot is needed."""
         if slot != BARE:
             self._users[slot] -= 1
+
+    def route(self, slots: Int[Tensor, "rows"]) -> AbstractContextManager[None]:
+        """Inside the block the rows of a batch go through these slots; the bare base costs nothing."""
+        return self.bank.route(None if bool((slots == BARE).all()) else slots)
 
     def close(self) -> None:
         """Take the bank off the denoiser."""
