@@ -136,7 +136,7 @@ def denoise(base: Base, slots: Slots, drawings: Sequence[Drawing], shared: Share
     through = torch.tensor([drawing.slot for drawing in drawings]).repeat_interleave(counts)
     t = torch.tensor(times).repeat_interleave(counts).to(base.device)
     x_t = torch.cat([x.expand(n, -1, -1, -1) for x, n in zip(inputs, rows, strict=True)])
-    with slots.route(through):
+    with slots.route_projected(through):
         outputs = base.predict(x_t, t, shared.of(drawings)).split(rows)
     first = [sum(rows[:i]) for i in range(len(rows))]
     return [

@@ -21,6 +21,7 @@ from serving.engine.predictions import Predictions
 from serving.engine.preparation import Plan, Preparation
 from serving.engine.rate import Rate
 from serving.engine.settings import EngineSettings
+from serving.engine.slots import BARE
 from serving.subjects.library import Library
 from serving.subjects.records import Record
 
@@ -28,6 +29,7 @@ __all__ = ["Easel"]
 
 logger = logging.getLogger(__name__)
 
+MERGE_FOR = 4  # steps; a merge takes about as long as it saves at each of them (benchmarks/merging.py)
 COMPRESSION = 3  # of PNG files: they are made on the engine's thread, where time is dearer than bytes
 
 
@@ -118,6 +120,7 @@ class Easel:
         Args:
             started: when the work for this step began, by `time.monotonic`.
         """
+        self._preparation.slots.merge(self._worth_merging())
         if self._lessons:
             self._learn(*self._lessons[0])
         if self._drawings:
@@ -145,6 +148,15 @@ class Easel:
             self._lessons.remove((plan, lesson))
             self._fail(plan.entry, error)
         plan.seconds["refine"] = plan.seconds.get("refine", 0.0) + time.monotonic() - started
+
+    def _worth_merging(self) -> int:
+        """The slot that every picture goes through, if they do for long enough; a refinement needs the base bare."""
+        slots = {drawing.slot for drawing in self._drawings}
+        if len(slots) != 1 or self._lessons:
+            return BARE
+        left = max(drawing.steps - drawing.step for drawing in self._drawings)
+        slot = slots.pop()
+        return slot if left >= MERGE_FOR or slot == self._preparation.slots.merged else BARE
 
     def _denoise(self, started: float) -> None:
         """One step of every picture; the pictures of a slot lie side by side, which makes them one product."""
