@@ -129,3 +129,34 @@ def test_the_engine_makes_them_once_a_picture_and_again_for_another_adapter(kind
         adapter = subject(base, turn % 2).scaled(1.0 + turn)
         plain = drawn_per_step(base, "a [V]", adapter, seed=turn, steps=3)
         assert abs(ear.done()[0] - plain).max() <= 1  # rounding to 8 bits
+
+
+def test_a_batch_is_joined_again_only_when_it_changes(tmp_path: Path) -> None:
+    base = tiny_base("sd1")
+    settings = EngineSettings(max_batch=3, slots=3, subject_rank=2)
+    own = Easel(base, library_of(base, tmp_path), None, settings, Entry.tell, lambda name, value: None)
+
+    def take(name: str, steps: int) -> None:
+        request = PictureRequest("a [V]", subject=name, steps=steps)
+        own.take(Entry(request, Ear(), own.check(request), lambda: None))
+
+    def joined() -> TextState:
+        own.step(0.0)
+        return own._shared.of(own._drawings)
+
+    take("s0", 9)
+    take("s1", 4)
+    first = joined()
+    assert joined() is first
+    take("s1", 9)
+    assert joined() is not first
+    third = joined()  # the second is done
+    assert (len(first), len(third)) == (4, 4)
+    for row, drawing in enumerate(own._drawings):
+        assert torch.equal(third.hidden[2 * row : 2 * row + 2], drawing.text.hidden)
+        assert third.projected is not None
+        assert drawing.text.projected is not None
+        for layer, made in drawing.text.projected.items():
+            assert torch.equal(third.projected[layer][2 * row : 2 * row + 2], made)
+    own.clear()
+    own.close()
