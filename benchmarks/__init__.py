@@ -4,8 +4,14 @@
     bank          K adapters in one bank against K trainings with PEFT, one after the other
     subject       learning a subject against diffusers' DreamBooth-LoRA recipe
     sampling      drawing pictures against diffusers' pipeline
-    sd15_shape    a pipeline of Stable Diffusion 1.5's size with random weights
+    one_request   prediction, installing and a step with adapters, against the bare base and diffusers' three ways
+    merging       an adapter in the weights against the same one in its slot: how many steps pay for it
+    swap          installing against the number of resident adapters, beside set_adapters
+    mixed_traffic many subjects at once, against the bare base and against a pipeline that switches (`palp-serve bench`)
+    offered_load  latency against offered load, to twice capacity
+    soak          the HTTP server for many minutes, overloaded and ill-treated
+    sd15_shape    writes a pipeline of Stable Diffusion 1.5's size with random weights, a `--base` for the others
 
-Each prints a table and writes `docs/results/speed-NAME.json`. Cases take turns, so that whatever else slows the machine
-slows all of them, and ratios are of neighbours in time.
+The others print a table and write `docs/results/speed-NAME.json`. Cases take turns, so that whatever else slows the
+machine slows all of them, and ratios are of neighbours in time.
 """

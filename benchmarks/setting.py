@@ -15,6 +15,7 @@ from palp.base import Base
 from palp.base.load import ICONS_WEIGHTS
 from palp.subjects import Subject
 
+PROMPT = "a pencil sketch of a cat on a beach"
 TARGET = "a pencil sketch of [V] on a beach"
 CLASS_WORD = "cat"
 RANK = 8
@@ -42,12 +43,12 @@ def subject(base: Base, seed: int = 0) -> Subject:
     return Subject(CLASS_WORD, pictures)
 
 
-def random_adapter(base: Base, seed: int = 0) -> Adapter:
+def random_adapter(base: Base, seed: int = 0, rank: int = RANK) -> Adapter:
     """An adapter for all attention projections that changes a little everywhere."""
     generator = torch.Generator().manual_seed(seed)
-    spec = AdapterSpec(base.fingerprint, base.sites(), RANK, float(RANK))
-    down = {site.name: 0.05 * torch.randn(RANK, site.in_features, generator=generator) for site in spec.sites}
-    up = {site.name: 0.05 * torch.randn(site.out_features, RANK, generator=generator) for site in spec.sites}
+    spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank))
+    down = {site.name: 0.05 * torch.randn(rank, site.in_features, generator=generator) for site in spec.sites}
+    up = {site.name: 0.05 * torch.randn(site.out_features, rank, generator=generator) for site in spec.sites}
     return Adapter(spec, down, up)
 
 

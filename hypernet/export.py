@@ -154,7 +154,8 @@ def largest_difference(hypernet: Hypernetwork, exported: OnnxHypernet) -> float:
     """Over factors and reliability, at several batches and numbers of tokens, as a share of the largest value."""
     worst = 0.0
     for batch, tokens in SIZES:
-        text = TextState(*_random_text(hypernet, batch, tokens))
+        hidden, *pooled = _random_text(hypernet, batch, tokens)
+        text = TextState(hidden, pooled[0] if pooled else None)
         expected: Prediction = hypernet(text)
         factors, reliability = exported.predict(text)
         pairs = [*zip(factors.tensors(), expected.factors.tensors(), strict=True), (reliability, expected.reliability)]

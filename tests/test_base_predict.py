@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
 from palp.base import Base
-from palp.base.attention import MatmulAttention, use_matmul_attention
+from palp.base.attention import fused, use_block_attention, written_out
 from palp.errors import InputError
 from tests.tiny import KINDS, Kind, tiny_base, tiny_pipeline
 
@@ -67,24 +67,26 @@ def test_gradients_reach_latents_text_and_nothing_frozen(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reference", [AttnProcessor, AttnProcessor2_0])
-def test_matmul_attention_is_the_default_one_and_its_gradient(kind: Kind, reference: type) -> None:
+@pytest.mark.parametrize("mix", [written_out, fused])
+def test_block_attention_is_diffusers_and_its_gradient(kind: Kind, reference: type, mix: Any) -> None:
     base = tiny_base(kind)
     x_t, text = noisy(base).requires_grad_(), base.encode_prompts(PROMPTS)
     results = []
-    for processor in (MatmulAttention(), reference()):
-        base.unet.set_attn_processor(processor)
+    for ours in (True, False):
+        if ours:
+            use_block_attention(base.unet, mix)
+        else:
+            base.unet.set_attn_processor(reference())
         output = base.predict(x_t, T, text)
         results.append((output, *torch.autograd.grad(output.square().sum(), x_t)))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, **ROUNDED)
 
 
-def test_small_latents_on_a_cpu_take_matmul_attention() -> None:
-    assert {type(p) for p in tiny_base("sd1").unet.attn_processors.values()} == {MatmulAttention}
-    large = tiny_pipeline("sd1").unet
-    assert MatmulAttention not in {type(p) for p in large.attn_processors.values()}
-    use_matmul_attention(large)
-    assert {type(p) for p in large.attn_processors.values()} == {MatmulAttention}
+def test_small_latents_on_a_cpu_take_attention_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {p.mix for p in tiny_base("sd1").unet.attn_processors.values()} == {written_out}
+    monkeypatch.setattr("palp.base.load.WRITTEN_OUT_LATENT_SIDE", 7)
+    assert {p.mix for p in tiny_base("sd1").unet.attn_processors.values()} == {fused}
 
 
 @pytest.mark.parametrize("kind", KINDS)

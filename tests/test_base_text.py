@@ -218,11 +218,11 @@ def test_text_shape_is_that_of_a_row(kind: Kind) -> None:
     assert base.text_shape == (*state.hidden.shape[1:], pooled)
 
 
-@pytest.mark.parametrize("with_pooled", [False, True])
-def test_rows_of_text_states(with_pooled: bool) -> None:
-    state = TextState(
-        torch.arange(12.0).reshape(3, 2, 2), torch.arange(3.0)[:, None] if with_pooled else None
-    )
+@pytest.mark.parametrize("with_more", [False, True])
+def test_rows_of_text_states(with_more: bool) -> None:
+    hidden = torch.arange(12.0).reshape(3, 2, 2)
+    pooled, projected = hidden[:, 0, :1] / 4, {"to_k": 2 * hidden, "to_v": hidden[..., :1]}
+    state = TextState(hidden, pooled, projected) if with_more else TextState(hidden)
 
     def first(rows: TextState) -> list[float]:
         return [float(row[0, 0]) for row in rows.hidden]
@@ -233,11 +233,18 @@ def test_rows_of_text_states(with_pooled: bool) -> None:
     assert first(state[:2].repeat(2)) == [0.0, 0.0, 4.0, 4.0]
     joined = TextState.cat([state[2:], state])
     assert first(joined) == [8.0, 0.0, 4.0, 8.0]
-    assert (None if joined.pooled is None else joined.pooled[:, 0].tolist()) == (
-        [2.0, 0.0, 1.0, 2.0] if with_pooled else None
-    )
-    grown = TextState(state.hidden.clone().requires_grad_(), state.pooled)
-    assert not grown.detach().hidden.requires_grad
+    for rows in (state[[2, 0]], state[:2].repeat(2), joined, state.detach()):
+        assert (rows.pooled is None) == (rows.projected is None) == (not with_more)
+        if rows.pooled is not None and rows.projected is not None:  # each row has kept what is its own
+            assert torch.equal(rows.pooled, rows.hidden[:, 0, :1] / 4)
+            assert rows.projected.keys() == {"to_k", "to_v"}
+            assert torch.equal(rows.projected["to_k"], 2 * rows.hidden)
+            assert torch.equal(rows.projected["to_v"], rows.hidden[..., :1])
+    assert TextState.cat([TextState(hidden, pooled), TextState(hidden, pooled, projected)]).projected is None
+    grown = TextState(hidden.clone().requires_grad_(), None, {"to_k": hidden.clone().requires_grad_()}).detach()
+    assert grown.projected is not None
+    assert not grown.hidden.requires_grad
+    assert not grown.projected["to_k"].requires_grad
 
 
 def test_base_is_what_the_design_says() -> None:

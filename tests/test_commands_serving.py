@@ -58,12 +58,16 @@ def test_the_library_is_in_the_users_data_folder(tmp_path: Path, monkeypatch: py
 
 def test_bench_measures_every_side(tiny_folder: Path, tmp_path: Path) -> None:
     sizes = ("--adapters", 2, "--pictures", 3, "--batch", 2, "--steps", 2, "--rounds", 1, "--peer-pictures", 2)
+    how = ("--popularity", "zipf", "--concurrency", 2, "--base", tiny_folder, "--dtype", "float32")
     out = tmp_path / "bench.json"
-    printed = succeeds(PALP_SERVE, "bench", "--base", tiny_folder, "--dtype", "float32", *sizes, "--out", out)
+    printed = succeeds(PALP_SERVE, "bench", *how, *sizes, "--out", out)
     result = json.loads(printed)
     assert result == json.loads(out.read_text())
     assert set(result["sides"]) == {"adapters", "bare", "diffusers"}
     for side in result["sides"].values():
-        assert side["pictures_per_s"] > 0
-    assert result["sides"]["adapters"]["batch_size"] == result["sides"]["bare"]["batch_size"] > 1
-    assert {"against_bare", "against_diffusers"} <= set(result["sides"]["adapters"])
+        assert all(figure.keys() == {"value", "low", "high", "n"} for figure in side.values())
+        assert side["pictures_per_s"]["value"] > 0
+    adapters, bare = result["sides"]["adapters"], result["sides"]["bare"]
+    assert adapters["batch_size"]["value"] == bare["batch_size"]["value"] > 1
+    assert 0 < adapters["p50_s"]["value"] <= adapters["p99_s"]["value"]
+    assert {"against_bare", "against_diffusers"} <= set(adapters)

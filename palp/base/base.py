@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,12 +107,24 @@ class Base:
         with self._arithmetic():
             return self.family.encode(self.encoders, prompts, placeholders)
 
+    def project(self, text: TextState) -> TextState:
+        """`text` with the keys and values of every cross-attention, which `predict` then need not make at every step.
+
+        An adapter's part is in them: call both inside the same route of the same bank, and project again when the
+        adapter changes.
+        """
+        hidden = text.hidden.to(self.unet.dtype)
+        with self._arithmetic():
+            layers = {site.name: self.unet.get_submodule(site.name) for site in self.sites("cross-kv")}
+            return replace(text, projected={name: layer(hidden) for name, layer in layers.items()})
+
     def predict(
         self, x_t: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"], text: TextState
     ) -> Float[Tensor, "batch c h w"]:
         """Native output of the denoiser (noise or v), float32, differentiable."""
         weights = self.unet.dtype
-        state = TextState(text.hidden.to(weights), None if text.pooled is None else text.pooled.to(weights))
+        pooled = None if text.pooled is None else text.pooled.to(weights)
+        state = replace(text, hidden=text.hidden.to(weights), pooled=pooled)
         with self._arithmetic():
             size = pictures.pixels_per_latent(self.vae)
             return self.family.denoise(self.unet, x_t.to(weights), t, state, size).float()

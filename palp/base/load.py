@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from palp.base.attention import use_matmul_attention
+from palp.base.attention import fused, use_block_attention, written_out
 from palp.base.base import Base
 from palp.base.families import Family, find
 from palp.base.fingerprint import fingerprint
@@ -23,7 +23,7 @@ ICONS_WEIGHTS = Path(__file__).parent / "icons" / "weights"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-MATMUL_LATENT_SIDE = 32
+WRITTEN_OUT_LATENT_SIDE = 32
 """Up to this many latents a side, attention on a CPU is plain matrix products."""
 
 
@@ -82,8 +82,8 @@ def base_from_pipeline(
         dtype=dtype,
     )
     base.freeze()
-    if device.type == "cpu" and max(base.latent_shape[1:]) <= MATMUL_LATENT_SIDE:
-        use_matmul_attention(base.unet)
+    few = device.type == "cpu" and max(base.latent_shape[1:]) <= WRITTEN_OUT_LATENT_SIDE
+    use_block_attention(base.unet, written_out if few else fused)
     return base
 
 

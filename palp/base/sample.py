@@ -76,10 +76,11 @@ def initial_noise(base: Base, seeds: Sequence[int]) -> Float[Tensor, "batch c h 
 
 
 def classifier_free(base: Base, text: TextState, null: TextState, guidance: float) -> Guide:
-    """Classifier-free guidance as one batched call of the denoiser."""
+    """Classifier-free guidance as one batched call of the denoiser; the text's keys and values are made here, once."""
     if guidance == 1:
-        return lambda x_t, t: base.predict(x_t, t, text)
-    both = TextState.cat([null, text])
+        alone = base.project(text)
+        return lambda x_t, t: base.predict(x_t, t, alone)
+    both = base.project(TextState.cat([null, text]))
 
     def guide(x_t: Tensor, t: Tensor) -> Tensor:
         without, with_text = base.predict(x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)

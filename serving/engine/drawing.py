@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from palp.bank import AdapterBank
 from palp.base import Base, TextState
 from serving.contract import Details
 from serving.engine.entry import Entry
-from serving.engine.slots import BARE
+from serving.engine.slots import Slots
 
-__all__ = ["Drawing", "Prediction", "denoise", "preview_steps"]
+__all__ = ["Drawing", "Prediction", "SharedText", "denoise", "preview_steps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,7 @@ class Drawing:
         entry: whose it is.
         slot: of its adapters.
         text: what its rows of a batch read: with guidance the negative prompt, then the prompt; else the prompt.
+            Projected through `slot`, so that no step makes the text's keys and values again.
         guidance: scale; 1 where `text` has one row.
         sampler: of diffusers, this picture's alone.
         latents: the sampler's.
@@ -108,8 +108,22 @@ def preview_steps(steps: int, previews: int) -> frozenset[int]:
     return frozenset(round(steps * k / (previews + 1)) for k in range(1, previews + 1)) - {0, steps}
 
 
+class SharedText:
+    """What a batch reads of its pictures' prompts, joined again only when its pictures change."""
+
+    def __init__(self) -> None:
+        self._drawings: list[Drawing] = []
+        self._text: TextState | None = None
+
+    def of(self, drawings: Sequence[Drawing]) -> TextState:
+        """The rows of these pictures, in their order."""
+        if self._text is None or self._drawings != list(drawings):
+            self._drawings, self._text = list(drawings), TextState.cat([drawing.text for drawing in drawings])
+        return self._text
+
+
 @torch.no_grad()
-def denoise(base: Base, bank: AdapterBank, drawings: Sequence[Drawing]) -> list[Prediction]:
+def denoise(base: Base, slots: Slots, drawings: Sequence[Drawing], shared: SharedText) -> list[Prediction]:
     """One call of the denoiser for pictures at any steps, with any guidance, through their own slots.
 
     Changes nothing, so that it may be called again for some of them. Side by side in a batch are the rows of one
@@ -119,12 +133,11 @@ def denoise(base: Base, bank: AdapterBank, drawings: Sequence[Drawing]) -> list[
     rows = [len(drawing.text) for drawing in drawings]
     times = [int(drawing.sampler.timesteps[drawing.step]) for drawing in drawings]
     counts = torch.tensor(rows)
-    slots = torch.tensor([drawing.slot for drawing in drawings]).repeat_interleave(counts)
+    through = torch.tensor([drawing.slot for drawing in drawings]).repeat_interleave(counts)
     t = torch.tensor(times).repeat_interleave(counts).to(base.device)
     x_t = torch.cat([x.expand(n, -1, -1, -1) for x, n in zip(inputs, rows, strict=True)])
-    text = TextState.cat([drawing.text for drawing in drawings])
-    with bank.route(None if bool((slots == BARE).all()) else slots):
-        outputs = base.predict(x_t, t, text).split(rows)
+    with slots.route_projected(through):
+        outputs = base.predict(x_t, t, shared.of(drawings)).split(rows)
     first = [sum(rows[:i]) for i in range(len(rows))]
     return [
         Prediction(x, t[i : i + 1], _guided(output, drawing.guidance))

@@ -15,12 +15,13 @@ from palp.base import Base
 from palp.errors import InputError, PalpError
 from palp.sheets import png_bytes, to_images
 from serving.contract import Done, Event, Failed, PictureRequest, Step
-from serving.engine.drawing import Drawing, Prediction, denoise
+from serving.engine.drawing import Drawing, Prediction, SharedText, denoise
 from serving.engine.entry import Entry
 from serving.engine.predictions import Predictions
 from serving.engine.preparation import Plan, Preparation
 from serving.engine.rate import Rate
 from serving.engine.settings import EngineSettings
+from serving.engine.slots import BARE
 from serving.subjects.library import Library
 from serving.subjects.records import Record
 
@@ -28,6 +29,7 @@ __all__ = ["Easel"]
 
 logger = logging.getLogger(__name__)
 
+MERGE_FOR = 4  # steps; a merge takes about as long as it saves at each of them (benchmarks/merging.py)
 COMPRESSION = 3  # of PNG files: they are made on the engine's thread, where time is dearer than bytes
 
 
@@ -53,6 +55,7 @@ class Easel:
         self._preparation = Preparation(base, library, predictions, settings)
         self._end, self._measure = end, measure
         self._drawings: list[Drawing] = []
+        self._shared = SharedText()
         self._lessons: list[tuple[Plan, Generator[None, None, Adapter]]] = []
         self.rate = Rate()
 
@@ -117,6 +120,7 @@ class Easel:
         Args:
             started: when the work for this step began, by `time.monotonic`.
         """
+        self._preparation.slots.merge(self._worth_merging())
         if self._lessons:
             self._learn(*self._lessons[0])
         if self._drawings:
@@ -145,6 +149,15 @@ class Easel:
             self._fail(plan.entry, error)
         plan.seconds["refine"] = plan.seconds.get("refine", 0.0) + time.monotonic() - started
 
+    def _worth_merging(self) -> int:
+        """The slot that every picture goes through, if they do for long enough; a refinement needs the base bare."""
+        slots = {drawing.slot for drawing in self._drawings}
+        if len(slots) != 1 or self._lessons:
+            return BARE
+        left = max(drawing.steps - drawing.step for drawing in self._drawings)
+        slot = slots.pop()
+        return slot if left >= MERGE_FOR or slot == self._preparation.slots.merged else BARE
+
     def _denoise(self, started: float) -> None:
         """One step of every picture; the pictures of a slot lie side by side, which makes them one product."""
         self._drawings.sort(key=lambda drawing: drawing.slot)
@@ -170,14 +183,14 @@ class Easel:
     def _predicted(self) -> list[tuple[Drawing, Prediction]]:
         """The denoiser's word on every picture; if the batch fails, that on those which go alone."""
         try:
-            predictions = denoise(self._base, self._preparation.slots.bank, self._drawings)
+            predictions = denoise(self._base, self._preparation.slots, self._drawings, self._shared)
             return list(zip(self._drawings, predictions, strict=True))
         except Exception:
             logger.exception("a batch of %d failed; each picture goes alone", len(self._drawings))
         alone: list[tuple[Drawing, Prediction]] = []
         for drawing in list(self._drawings):
             try:
-                alone.append((drawing, denoise(self._base, self._preparation.slots.bank, [drawing])[0]))
+                alone.append((drawing, denoise(self._base, self._preparation.slots, [drawing], SharedText())[0]))
             except Exception as error:
                 self._drop_failed(drawing, error)
         return alone

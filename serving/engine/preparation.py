@@ -211,6 +211,8 @@ class Preparation:
         text = self._base.encode_prompts([request.prompt], words)
         if guidance != 1:
             text = TextState.cat([self._negative(request.negative_prompt), text])
+        with self.slots.route(torch.full((len(text),), slot)):
+            text = self._base.project(text)
         sampler = make_scheduler(self._base, request.scheduler, request.steps)
         return Drawing(
             entry=plan.entry,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from palp.adapter import Adapter, AdapterSpec
 from palp.bank import AdapterBank, key
 from palp.base import Base
 from palp.errors import InputError
+from palp.merge import Merge
 
 __all__ = ["BARE", "Part", "Slots"]
 
@@ -53,6 +57,8 @@ class Slots:
         dtype = str(base.dtype).removeprefix("torch.")
         spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank), dtype)
         self.bank = AdapterBank(base.unet, spec, count + 1).requires_grad_(False).attach()
+        self._merge = Merge(base.unet, self.bank, {site.name for site in base.sites("cross-kv")})
+        self._may_merge = base.unet.dtype == base.dtype == torch.float32
         self._slot_of: OrderedDict[Combination, int] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._free = list(range(count, BARE, -1))
@@ -86,8 +92,36 @@ class Slots:
         if slot != BARE:
             self._users[slot] -= 1
 
+    def route(self, slots: Int[Tensor, "rows"]) -> AbstractContextManager[None]:
+        """Inside the block the rows of a batch go through these slots; the bare base costs nothing."""
+        return self.bank.route(None if bool((slots == BARE).all()) else slots)
+
+    @property
+    def merged(self) -> int:
+        """The slot whose adapters are in the base's weights, `BARE` for none."""
+        return BARE if self._merge.slot is None else self._merge.slot
+
+    def merge(self, slot: int) -> None:
+        """Have a slot's adapters in the base's weights, `BARE` for none; the base's own are set aside, never written.
+
+        Where arithmetic is not float32 nothing is merged, as the sum would be rounded more coarsely than its parts are.
+        The layers that make the text's keys and values stay out.
+        """
+        if slot == BARE or not self._may_merge:
+            self._merge.restore()
+        elif slot != self._merge.slot:
+            self._merge.merge(slot)
+
+    def route_projected(self, slots: Int[Tensor, "rows"]) -> AbstractContextManager[None]:
+        """As `route`, for calls with projected text: through the weights where they hold the slot of every row."""
+        if self.merged != BARE and bool((slots == self.merged).all()):
+            return nullcontext()
+        self._merge.restore()
+        return self.route(slots)
+
     def close(self) -> None:
-        """Take the bank off the denoiser."""
+        """Leave the denoiser as it was."""
+        self._merge.restore()
         self.bank.detach()
 
     def _install(self, wanted: Combination, parts: Sequence[Part]) -> None:
@@ -116,6 +150,8 @@ class Slots:
 
     @torch.no_grad()
     def _write(self, slot: int, parts: Sequence[Part]) -> None:
+        if slot == self._merge.slot:
+            self._merge.restore()
         self.bank.clear(slot)
         first = 0
         for part in parts:

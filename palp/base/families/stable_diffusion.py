@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from palp.adapter import Site
-from palp.base.families.unet import unet_sites
+from palp.base.families.unet import conditions, unet_sites
 from palp.base.text import Placeholders, TextShape, TextState
 from palp.base.tokens import PromptEncoder
 
@@ -51,7 +51,7 @@ class StableDiffusion:
         pixels_per_latent: int,
     ) -> Float[Tensor, "batch c h w"]:
         """The UNet at x_t, t and the prompts."""
-        output: Tensor = denoiser(x_t, t, encoder_hidden_states=text.hidden, return_dict=False)[0]
+        output: Tensor = denoiser(x_t, t, **conditions(text), return_dict=False)[0]
         return output
 
     def sites(self, denoiser: nn.Module, which: str) -> tuple[Site, ...]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from palp.adapter import Site
-from palp.base.families.unet import unet_sites
+from palp.base.families.unet import conditions, unet_sites
 from palp.base.text import Placeholders, TextShape, TextState
 from palp.base.tokens import PromptEncoder
 
@@ -73,10 +73,8 @@ class StableDiffusionXL:
         """The UNet at x_t, t and the prompts, for an uncropped picture of the latents' size."""
         size = [side * pixels_per_latent for side in x_t.shape[-2:]]
         time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=x_t.dtype, device=x_t.device)
-        conditions = {"text_embeds": text.pooled, "time_ids": time_ids.expand(len(x_t), -1)}
-        output: Tensor = denoiser(
-            x_t, t, encoder_hidden_states=text.hidden, added_cond_kwargs=conditions, return_dict=False
-        )[0]
+        added = {"text_embeds": text.pooled, "time_ids": time_ids.expand(len(x_t), -1)}
+        output: Tensor = denoiser(x_t, t, **conditions(text), added_cond_kwargs=added, return_dict=False)[0]
         return output
 
     def sites(self, denoiser: nn.Module, which: str) -> tuple[Site, ...]:

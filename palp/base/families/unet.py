@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
 from palp.adapter import Site
+from palp.base.text import TextState
 from palp.errors import InputError
 
 SITES = {
@@ -26,3 +28,9 @@ def unet_sites(unet: nn.Module, which: str) -> tuple[Site, ...]:
         for name, module in unet.named_modules()
         if isinstance(module, nn.Linear) and SITES[which].search(name)
     )
+
+
+def conditions(text: TextState) -> dict[str, Any]:
+    """What a UNet reads of prompts, as its arguments; `BlockAttention` takes what is projected."""
+    known = None if text.projected is None else {"projected": text.projected}
+    return {"encoder_hidden_states": text.hidden, "cross_attention_kwargs": known}
