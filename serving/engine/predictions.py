@@ -110,6 +110,13 @@ class Predictions:
             self._kept.popitem(last=False)
         return forecast
 
+    def describe(self, forecast: Forecast) -> str:
+        """In a few words for a picture's notes: who predicted it, or that it abstained."""
+        network = self.network
+        if forecast.adapter is None:
+            return f"abstained: reliability {forecast.reliability:.3f} of {network.fingerprint[:12]}"
+        return f"predicted by {network.fingerprint[:12]} on {network.runner}"
+
     @torch.no_grad()
     def _predict(self, key: str, prompt: str, class_word: str) -> Forecast:
         factors, reliabilities = self.network.read(encode_clean(self._base, [prompt], [class_word]))

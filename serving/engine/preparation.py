@@ -186,12 +186,9 @@ class Preparation:
         elif len(placeholders_in(request.prompt)) != 1:
             plan.said = "none: the prompt does not name one [V]"
         else:
-            network = self._predictions.network
             plan.forecast = self._predictions.forecast(request.prompt, record.class_word)
-            plan.said = f"predicted by {network.fingerprint[:12]} on {network.runner}"
-            if plan.forecast.adapter is None:
-                plan.said = f"abstained: reliability {plan.forecast.reliability:.3f} of {network.fingerprint[:12]}"
-            else:
+            plan.said = self._predictions.describe(plan.forecast)
+            if plan.forecast.adapter is not None:
                 plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
 
     def _parts(self, plan: Plan) -> list[Part]:
