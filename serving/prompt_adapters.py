@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from hypernet.shipped import shipped_hypernet
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import InputError
 from palp.prompts import placeholders_in
 from palp.sources import adapter_file, load_adapter
-from serving.engine.predictions import Forecast, Predictions
+from serving.engine.predictions import Forecast, Predictions, is_aligned
 from serving.engine.refinement import Lesson, refine
 from serving.subjects.named import NamedSubject
 
@@ -62,10 +61,10 @@ def open_predictions(base: Base, hypernet: Path | None, needed: bool = False) ->
     Raises:
         InputError: there is none, and it is needed; and as `Predictions.open`.
     """
-    path = hypernet or shipped_hypernet(base)
-    if path is None and needed:
+    found = Predictions.find(base, hypernet)
+    if found is None and needed:
         raise InputError(f"{NO_NETWORK}, and --refine starts from what it predicts: give --hypernet, or leave it out")
-    return None if path is None else Predictions.open(base, path)
+    return found
 
 
 def prompt_adapters(
@@ -140,7 +139,7 @@ def _predicted(subject: NamedSubject | None, prompt: str, predictions: Predictio
     """The prediction, or none and why; a subject that is aligned with a prompt already needs no second alignment."""
     if subject is None:
         return PromptAdapter("none: there is no subject")
-    if subject.aligned:
+    if is_aligned(subject.adapter):
         return PromptAdapter("none: the subject's adapter is aligned with a prompt already")
     if predictions is None:
         return PromptAdapter(f"none: {NO_NETWORK}")

@@ -39,12 +39,6 @@ class NamedSubject:
     class_word: str | None
     pictures: Path | None
 
-    @property
-    def aligned(self) -> bool:
-        """Whether its adapter was trained with a prompt of its own, beyond "a photo of [V]"."""
-        known = self.adapter.metadata
-        return known.get("form") == "joint" and known.get("prompt") != known.get("personal_prompt")
-
 
 def find_subject(
     base: Base, name: str, class_word: str | None, prompts: Sequence[str], watch: Watch | None = None
