@@ -33,25 +33,25 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="auto|off|FILE",
-            help="auto predicts one from each prompt; one for all prompts, or one for each in turn.  [default: auto]",
+            help="auto predicts one from each prompt; one for all prompts, or one for each in turn; auto by default.",
         ),
     ] = None,
     hypernet: Annotated[
         Path | None,
-        typer.Option(help="File or run folder of what predicts.  [default: the one shipped for the base, if any]"),
+        typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
     ] = None,
     refine: Annotated[int, typer.Option(min=0, help="PALP steps from the predicted adapter, for each prompt.")] = 0,
     subject_scale: Annotated[float, typer.Option(help="Strength of the subject's adapter.")] = 1.0,
     prompt_adapter_scale: Annotated[float, typer.Option(help="Strength of the prompt adapter.")] = 1.0,
     seed: Annotated[
         list[int] | None,
-        typer.Option(min=0, max=2**63 - 1, help="Of the noise; may be repeated.  [default: 0]"),
+        typer.Option(min=0, max=2**63 - 1, help="Of the noise; may be repeated; 0 by default."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds that follow on the one given.")] = 1,
     grid: Annotated[Path | None, typer.Option(help="PNG file with all pictures: prompts down, seeds across.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale.  [default: 7.5; 4 on icons]")
+        float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 4 on icons.")
     ] = None,
     scheduler: Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")] = "ddim",
     base: BaseName = "icons",

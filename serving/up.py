@@ -16,13 +16,13 @@ Host = Annotated[str, typer.Option(help="Address to listen on; by default only t
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")]
 Hypernet = Annotated[
     Path | None,
-    typer.Option(help="File or run folder of what predicts.  [default: the one shipped for the base, if any]"),
+    typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
 ]
 PromptAdapters = Annotated[
     Path | None, typer.Option(help="Folder of prompt adapters, NAME.safetensors, which requests may name.")
 ]
 Subjects = Annotated[
-    Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in the user's data folder]")
+    Path | None, typer.Option(help="Folder that subjects are kept in; by default in the user's data folder.")
 ]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
 MaxQueue = Annotated[int, typer.Option(min=1, help="Pictures that may wait.")]

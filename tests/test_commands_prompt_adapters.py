@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hypernet.shipped
-from hypernet.file import Origin, save_hypernet
+from hypernet.file import Origin, load_hypernet, save_hypernet
 from hypernet.predict import Predictor
 from palp.adapter import Adapter
 from palp.base import Base
@@ -96,7 +96,7 @@ def test_auto_draws_through_the_prediction(command: tuple[object, ...], base: Ba
     options = ("--subject", run, "--hypernet", network, "--prompt-adapter-scale", 0.5)
     auto = drawn(command, tmp_path / "a.png", *options)
     off = drawn(command, tmp_path / "b.png", *options, "--prompt-adapter", "off")
-    loaded = hypernet.file.load_hypernet(network / "hypernet.safetensors")[0]
+    loaded = load_hypernet(network / "hypernet.safetensors")[0]
     prediction = Predictor(base, loaded).predict_adapter(PROMPT, "cat")
     own = Adapter.load(run / "adapter.safetensors")
     assert not differ(auto.pixels, expected(base, compose([(own, 1.0), (prediction, 0.5)])))

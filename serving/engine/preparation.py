@@ -121,7 +121,7 @@ class Preparation:
             plan.subject.check(self._base.fingerprint, self._base.sites())
         if stored is None:
             with _timed(plan.seconds, "predict"):
-                self._predict(plan, plan.subject, record)
+                self._predict(plan, record)
         return plan
 
     def refinement(self, plan: Plan) -> Generator[None, None, Adapter] | None:
@@ -193,13 +193,13 @@ class Preparation:
         if not record.pictures:
             raise InputError(f"subject {record.name!r} was added without pictures, which refining needs: set it to 0")
 
-    def _predict(self, plan: Plan, subject: Adapter, record: Record) -> None:
+    def _predict(self, plan: Plan, record: Record) -> None:
         request = plan.entry.request
         if request.prompt_adapter == "off":
             plan.said = "off"
         elif self._predictions is None:
             plan.said = "none: there is no hypernetwork"
-        elif is_aligned(subject):
+        elif plan.subject is not None and is_aligned(plan.subject):
             plan.said = "none: the subject's adapter is aligned with a prompt already"
         elif len(placeholders_in(request.prompt)) != 1:
             plan.said = "none: the prompt does not name one [V]"
