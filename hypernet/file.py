@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from palp.atomic import atomic_write
 from palp.base import Base, TextShape
 from palp.errors import AdapterFileError, AdapterMismatchError, PalpError
 
-__all__ = ["Origin", "check_base", "load_hypernet", "save_hypernet"]
+__all__ = ["Origin", "base_of", "check_base", "load_hypernet", "save_hypernet"]
 
 VERSION = "1"
 
@@ -89,6 +90,16 @@ def load_hypernet(path: Path) -> tuple[Hypernetwork, Origin]:
     return hypernet.eval().requires_grad_(False), origin
 
 
+def base_of(path: Path) -> str:
+    """Fingerprint of the base that a file of `save_hypernet` predicts for; reads the header alone.
+
+    Raises:
+        AdapterFileError: missing, or damaged.
+    """
+    with _opened(path) as file:
+        return str((file.metadata() or {}).get("palp.base", ""))
+
+
 def check_base(hypernet: Hypernetwork, base: Base) -> None:
     """Raise AdapterMismatchError, naming both sides, unless it predicts adapters for this base."""
     if hypernet.spec.base != base.fingerprint:
@@ -108,14 +119,21 @@ def check_base(hypernet: Hypernetwork, base: Base) -> None:
         )
 
 
-def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The safetensors file at a path; its header is read, and no tensor."""
     if not path.is_file():
         raise AdapterFileError(f"there is no hypernetwork {path}: check the path")
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is not a whole safetensors file ({error}): train it again") from error
+
+
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with _opened(path) as file:
+        return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

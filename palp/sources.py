@@ -21,7 +21,7 @@ from palp.runs import RunFolder
 from palp.subjects import SUFFIXES, Subject, read_pictures
 from palp.train import joint_job
 
-__all__ = ["adapter_file", "cache_folder", "learned_subject", "load_adapter", "read_subject"]
+__all__ = ["adapter_file", "cache_folder", "learned_file", "learned_subject", "load_adapter", "read_subject"]
 
 
 def adapter_file(source: Path) -> Path | None:
@@ -87,18 +87,25 @@ def read_subject(base: Base, source: Path, class_word: str | None = None, artwor
 def learned_subject(base: Base, source: Path, class_word: str | None, watch: Watch | None = None) -> Adapter:
     """The subject's adapter: loaded, or learned from pictures now unless the cache has them.
 
-    Raises:
-        As `load_adapter` and `read_subject`; OutputError: the cache cannot be written.
+    Raises: as `learned_file` and `load_adapter`.
     """
-    if adapter_file(source) is not None:
-        return load_adapter(base, source)
+    return load_adapter(base, learned_file(base, source, class_word, watch))
+
+
+def learned_file(base: Base, source: Path, class_word: str | None, watch: Watch | None = None) -> Path:
+    """The file of the subject's adapter; pictures are learned now unless the cache has them, and then lie beside it.
+
+    Raises:
+        As `read_subject`; OutputError: the cache cannot be written.
+    """
+    if (file := adapter_file(source)) is not None:
+        return file
     subject = replace(read_subject(base, source, class_word), placeholder="[V]")
     settings = recipe(base.name, "subject")
     job = joint_job(base, [subject])
     identity = json.dumps(resolved(base, job, settings), sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    run = learn(base, job, settings, cache_folder() / "subjects" / key, [subject], watch)
-    return Adapter.load(run.adapter)
+    return learn(base, job, settings, cache_folder() / "subjects" / key, [subject], watch).adapter
 
 
 def cache_folder() -> Path:

@@ -37,7 +37,8 @@ class PictureRequest:
         negative_prompt: what guidance leads away from.
         subject: name of one of the owner's subjects, None for the bare base.
         owner: who asks; nobody sees another's subjects.
-        prompt_adapter: "auto" predicts one from the prompt (and abstains far from what it learned), "off" uses none.
+        prompt_adapter: "auto" predicts one from the prompt (and abstains far from what it learned), "off" uses none;
+            else the name of one that the engine keeps.
         subject_scale, prompt_adapter_scale: strengths of the two adapters; 1 as trained.
         refine: PALP steps on the predicted adapter before drawing.
         seed: of the noise.
@@ -56,7 +57,7 @@ class PictureRequest:
     negative_prompt: str = ""
     subject: str | None = None
     owner: str = ""
-    prompt_adapter: Literal["auto", "off"] = "auto"
+    prompt_adapter: str = "auto"
     subject_scale: float = 1.0
     prompt_adapter_scale: float = 1.0
     refine: int = 0
@@ -203,6 +204,7 @@ class Engine(Protocol):
         Raises:
             InputError: a prompt without [V] for a subject, an unknown word, an adapter of another base.
             UnknownSubjectError: the owner has no such subject.
+            UnknownPromptAdapterError: the engine keeps no prompt adapter of that name.
             SubjectNotReadyError: it is still being learned.
             QueueFullError: with the seconds after which to try again.
             DrainingError: the engine is stopping.

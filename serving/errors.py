@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from palp.errors import InputError, PalpError
 
 __all__ = [
@@ -10,8 +12,11 @@ __all__ = [
     "QueueFullError",
     "SubjectExistsError",
     "SubjectNotReadyError",
+    "UnknownPromptAdapterError",
     "UnknownSubjectError",
 ]
+
+MOST_NAMES = 20  # in a sentence
 
 
 class QueueFullError(PalpError):
@@ -41,6 +46,14 @@ class UnknownSubjectError(InputError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no subject {name!r}: add it first, or list those there are")
+
+
+class UnknownPromptAdapterError(InputError):
+    """The server keeps no prompt adapter of that name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = ", ".join(["auto", "off", *sorted(known)[:MOST_NAMES]])
+        super().__init__(f"there is no prompt adapter {name[:80]!r}: use one of {names}")
 
 
 class SubjectNotReadyError(InputError):

@@ -10,32 +10,48 @@ import typer
 from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Json, print_json
 
 if TYPE_CHECKING:
-    from palp.adapter import Adapter
     from palp.base import Base
+    from serving.pictures import Request
+    from serving.prompt_adapters import PromptAdapter
+    from serving.subjects.named import NamedSubject
 
 
 def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw, with [V] for the subject; may be repeated.")],
     out: Annotated[Path, typer.Option(help="PNG file; several pictures get numbered names.")],
     subject: Annotated[
-        Path | None,
-        typer.Option(help="Adapter file, run folder, or folder of pictures, which is learned first (and kept)."),
+        str | None,
+        typer.Option(
+            help="Adapter file, run folder, or pictures, which are learned first (and kept); "
+            "or a name of palp-serve subjects."
+        ),
     ] = None,
     class_word: Annotated[
         str | None, typer.Option("--class", help="For pictures: what the base calls such a thing: cat, truck, …")
     ] = None,
-    adapter: Annotated[
-        list[Path] | None, typer.Option(help="Prompt adapter: one for all prompts, or one for each in turn.")
+    prompt_adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="auto|off|FILE",
+            help="auto predicts one from each prompt; one for all prompts, or one for each in turn; auto by default.",
+        ),
     ] = None,
+    hypernet: Annotated[
+        Path | None,
+        typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
+    ] = None,
+    refine: Annotated[int, typer.Option(min=0, help="PALP steps from the predicted adapter, for each prompt.")] = 0,
     subject_scale: Annotated[float, typer.Option(help="Strength of the subject's adapter.")] = 1.0,
-    adapter_scale: Annotated[float, typer.Option(help="Strength of the prompt adapter.")] = 1.0,
+    prompt_adapter_scale: Annotated[float, typer.Option(help="Strength of the prompt adapter.")] = 1.0,
     seed: Annotated[
         list[int] | None,
-        typer.Option(min=0, max=2**63 - 1, help="Of the noise; may be repeated.  [default: 0]"),
+        typer.Option(min=0, max=2**63 - 1, help="Of the noise; may be repeated; 0 by default."),
     ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds that follow on the one given.")] = 1,
+    grid: Annotated[Path | None, typer.Option(help="PNG file with all pictures: prompts down, seeds across.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale.  [default: 7.5; 4 on icons]")
+        float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 4 on icons.")
     ] = None,
     scheduler: Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")] = "ddim",
     base: BaseName = "icons",
@@ -46,43 +62,79 @@ def generate(
 ) -> None:
     """Draw pictures: every prompt with every seed, in one batch."""
     from palp.cli.base import open_base
-    from palp.cli.progress import steps_bar
-    from palp.draw import Sampling, batches_of, draw
+    from palp.draw import Sampling
     from palp.recipes import guidance_scale
-    from palp.sheets import save_png, to_images
-    from palp.sources import load_adapter
-    from serving.pictures import Request, notes, output_paths, plan
+    from serving import pictures
+    from serving.prompt_adapters import check_refine
 
-    seeds, files = seed or [0], adapter or []
-    paths = output_paths(out, len(prompt) * len(seeds))
+    seeds = pictures.seeds_from(seed or [], count)
+    paths = pictures.output_paths(out, len(prompt) * len(seeds))
+    if grid is not None:
+        pictures.check_grid(grid, paths)
+    wanted = pictures.one_each(prompt_adapter or ["auto"], prompt)
+    scales = pictures.Scales(subject_scale, prompt_adapter_scale)
+    if refine:
+        check_refine(wanted, subject)
     model = open_base(base, device, dtype, base_config)
     sampling = Sampling(steps, guidance_scale(model.name) if guidance is None else guidance, scheduler)
-    learned = None if subject is None else _subject(model, subject, class_word, prompt)
-    prompt_adapters = [load_adapter(model, file) for file in files]
-    pictures = plan(Request(prompt, seeds, learned, prompt_adapters, subject_scale, adapter_scale))
-    with steps_bar("drawing", steps * batches_of(len(pictures))) as advance:
-        images = to_images(draw(model, pictures, sampling, advance))
-    for index, (picture, image, path) in enumerate(zip(pictures, images, paths, strict=True)):
-        used = [] if subject is None else [f"{subject} × {subject_scale:g}"]
-        if files:
-            used.append(f"{files[0] if len(files) == 1 else files[index // len(seeds)]} × {adapter_scale:g}")
-        save_png(image, path, notes(picture, sampling, model.fingerprint, used))
+    learned, adapters = _adapters(model, prompt, (subject, class_word), wanted, hypernet, refine)
+    request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, model.fingerprint)
+    _draw(model, request, paths, grid)
     if as_json:
-        print_json({"pictures": [str(path) for path in paths], "base": model.fingerprint})
+        drawn = [{"path": str(path), **facts} for path, facts in zip(paths, request.facts(), strict=True)]
+        print_json({"pictures": drawn, "grid": None if grid is None else str(grid), "base": model.fingerprint})
     else:
-        for path in paths:
+        for path in [*paths, *([] if grid is None else [grid])]:
             typer.echo(path)
 
 
-def _subject(base: Base, source: Path, class_word: str | None, prompts: list[str]) -> Adapter:
-    """The subject's adapter. Prompts are checked before pictures are learned, for that takes minutes."""
+def _adapters(
+    base: Base,
+    prompts: list[str],
+    named: tuple[str | None, str | None],
+    wanted: list[str],
+    hypernet: Path | None,
+    refine: int,
+) -> tuple[NamedSubject | None, list[PromptAdapter]]:
+    """The subject by name and class word, and the adapter of each prompt; says so where none could be predicted."""
+    from palp.cli.progress import steps_bar
+    from serving.prompt_adapters import AUTO, open_predictions, prompt_adapters, refined
+
+    name, class_word = named
+    asked = name is not None and AUTO in wanted
+    predictions = open_predictions(base, hypernet, needed=refine > 0) if asked else None
+    subject = None if name is None else _subject(base, name, class_word, prompts)
+    adapters = prompt_adapters(base, subject, prompts, wanted, predictions)
+    if refine and subject is not None and predictions is not None:
+        pairs = zip(prompts, adapters, strict=True)
+        adapters = [refined(base, subject, prompt, one, predictions, refine, steps_bar) for prompt, one in pairs]
+    if subject is not None or hypernet is not None:
+        for said in dict.fromkeys(adapter.said for adapter in adapters if adapter.missed):
+            typer.echo(f"no prompt adapter: {said}", err=True)
+    return subject, adapters
+
+
+def _subject(base: Base, name: str, class_word: str | None, prompts: list[str]) -> NamedSubject:
+    """The subject, learned under a bar where it has to be."""
     from palp.cli.progress import training_bar
     from palp.learn import Watch
-    from palp.sources import adapter_file, learned_subject
-    from palp.words import check_words
+    from serving.subjects.named import find_subject
 
-    if adapter_file(source) is None:
-        for prompt in prompts:
-            check_words(prompt, {"[V]"})
     with training_bar("learning the subject") as report:
-        return learned_subject(base, source, class_word, Watch(report))
+        return find_subject(base, name, class_word, prompts, Watch(report))
+
+
+def _draw(base: Base, request: Request, paths: list[Path], grid: Path | None) -> None:
+    """Draw and write the pictures, and all of them on one sheet where it is asked for."""
+    from palp.cli.progress import steps_bar
+    from palp.draw import batches_of, draw
+    from palp.sheets import save_png, to_images
+    from serving.pictures import notes_of, save_grid
+
+    planned = request.plan()
+    with steps_bar("drawing", request.sampling.steps * batches_of(len(planned))) as advance:
+        images = to_images(draw(base, planned, request.sampling, advance))
+    for image, path, facts in zip(images, paths, request.facts(), strict=True):
+        save_png(image, path, notes_of(facts))
+    if grid is not None:
+        save_grid(images, request, grid)

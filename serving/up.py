@@ -15,10 +15,14 @@ Keys = Annotated[Path | None, typer.Option(help="File of keys, made by new-key; 
 Host = Annotated[str, typer.Option(help="Address to listen on; by default only this machine can reach it.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")]
 Hypernet = Annotated[
-    Path | None, typer.Option(help="File or run folder of a hypernetwork, which predicts prompt adapters.")
+    Path | None,
+    typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
+]
+PromptAdapters = Annotated[
+    Path | None, typer.Option(help="Folder of prompt adapters, NAME.safetensors, which requests may name.")
 ]
 Subjects = Annotated[
-    Path | None, typer.Option(help="Folder that subjects are kept in.  [default: in the user's data folder]")
+    Path | None, typer.Option(help="Folder that subjects are kept in; by default in the user's data folder.")
 ]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Pictures drawn at once.")]
 MaxQueue = Annotated[int, typer.Option(min=1, help="Pictures that may wait.")]
@@ -36,6 +40,7 @@ def up(
     port: Port = 8000,
     keys: Keys = None,
     hypernet: Hypernet = None,
+    prompt_adapters: PromptAdapters = None,
     subjects: Subjects = None,
     batch: BatchSize = 8,
     max_queue: MaxQueue = 64,
@@ -72,7 +77,15 @@ def up(
     )
     model = open_base(base, device, dtype, base_config)
     teaching = Teaching(base, device, dtype, base_config)
-    engine = build_engine(model, teaching, hypernet=hypernet, subjects=subjects, batch=batch, waiting=max_queue)
+    engine = build_engine(
+        model,
+        teaching,
+        hypernet=hypernet,
+        prompt_adapters=prompt_adapters,
+        subjects=subjects,
+        batch=batch,
+        waiting=max_queue,
+    )
     try:
         serve(engine, settings, lambda url: typer.echo(f"serving on {url}"))
     finally:

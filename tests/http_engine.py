@@ -36,6 +36,7 @@ from serving.errors import (
     QueueFullError,
     SubjectExistsError,
     SubjectNotReadyError,
+    UnknownPromptAdapterError,
     UnknownSubjectError,
 )
 from serving.http import HttpSettings
@@ -43,6 +44,7 @@ from serving.http.keys import add_key
 from serving.http.server import Server, listen, make_server
 
 SIDE = 32
+STORED = ("beach",)  # the prompt adapters that it keeps
 WEB = httpx.Client(timeout=60, trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
 """One client for all, for each that is made reads the certificates of the system."""
 
@@ -150,6 +152,8 @@ class FakeEngine:
         self._thread.start()
 
     def submit(self, request: PictureRequest, listener: Listener) -> Ticket:
+        if request.prompt_adapter not in ("auto", "off", *STORED):
+            raise UnknownPromptAdapterError(request.prompt_adapter, STORED)
         if request.subject is not None:
             state = self.subjects.show(request.owner, request.subject).state
             if state != "ready":

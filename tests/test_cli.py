@@ -41,6 +41,16 @@ def test_version_and_help(app: typer.Typer, name: str) -> None:
     assert "Show the version and exit." in pages[0].stdout
 
 
+@pytest.mark.parametrize("app", [hypernet.cli.app, serving.cli.app])
+def test_no_help_has_what_rich_would_take_for_markup_and_hide(app: typer.Typer) -> None:
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands.extend(getattr(command, "commands", {}).values())
+        for option in command.params:
+            assert "[default" not in (getattr(option, "help", None) or ""), (command.name, option.name)
+    assert len(commands) > 5
+
+
 def app_that_raises(error: BaseException) -> typer.Typer:
     app = create_app("x", "A command line for this test.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from palp.sheets import GAP, LABEL_WIDTH, SMALLEST_CELL
 from palp.subjects import Subject
 from palp.train import Job, TrainSettings
 from tests.adapters import random_adapter
-from tests.commands import PALP_HYPER, PALP_SERVE, files_in, refuses, succeeds, write_pictures
+from tests.commands import PALP_HYPER, PALP_SERVE, files_in, invoke, refuses, succeeds, write_pictures
 from tests.tiny import tiny_base
 
 
@@ -52,11 +53,13 @@ def test_every_prompt_with_every_seed_and_its_own_adapter(
     command: tuple[object, ...], adapters: Path, tmp_path: Path
 ) -> None:
     subject = ("--subject", adapters / "cat.safetensors", "--subject-scale", 0.5)
-    both = ("--adapter", adapters / "beach.safetensors", "--adapter", adapters / "snow.safetensors")
+    both = ("--prompt-adapter", adapters / "beach.safetensors", "--prompt-adapter", adapters / "snow.safetensors")
     prompts = ("--prompt", "[V] one", "--prompt", "[V] two", "--seed", 5, "--seed", 6)
     out = json.loads(succeeds(PALP_SERVE, *command, *subject, *both, *prompts, "--out", tmp_path / "a.png", "--json"))
-    assert out["pictures"] == [str(tmp_path / f"a-{number}.png") for number in (1, 2, 3, 4)]
-    alone = ("--adapter", adapters / "snow.safetensors", "--prompt", "[V] two", "--seed", 6)
+    assert [picture["path"] for picture in out["pictures"]] == [
+        str(tmp_path / f"a-{number}.png") for number in (1, 2, 3, 4)
+    ]
+    alone = ("--prompt-adapter", adapters / "snow.safetensors", "--prompt", "[V] two", "--seed", 6)
     printed = succeeds(PALP_SERVE, *command, *subject, *alone, "--out", tmp_path / "alone.png")
     assert printed == f"{tmp_path / 'alone.png'}\n"
     assert np.abs(pixels(tmp_path / "a-4.png") - pixels(tmp_path / "alone.png")).max() <= 1  # rounding to 8 bits
@@ -66,12 +69,30 @@ def test_every_prompt_with_every_seed_and_its_own_adapter(
     assert notes["prompt"] == "[V] two"
     assert (notes["seed"], notes["steps"], notes["guidance"], notes["scheduler"]) == ("6", "2", "7.5", "ddim")
     assert notes["base"] == tiny_base("sd1").fingerprint == out["base"]
-    assert notes["adapters"] == f"{adapters / 'cat.safetensors'} × 0.5\n{adapters / 'snow.safetensors'} × 1"
+    assert (notes["subject"], notes["subject_scale"]) == (str(adapters / "cat.safetensors"), "0.5")
+    assert notes["subject_adapter"] == hashlib.sha256((adapters / "cat.safetensors").read_bytes()).hexdigest()
+    snow = hashlib.sha256((adapters / "snow.safetensors").read_bytes()).hexdigest()
+    assert notes["prompt_adapter"] == f"{adapters / 'snow.safetensors'} ({snow[:12]})"
+    assert notes == {name: str(value) for name, value in out["pictures"][3].items() if name != "path"}
 
 
 def test_without_a_subject_the_base_draws(command: tuple[object, ...], tmp_path: Path) -> None:
-    succeeds(PALP_SERVE, *command, "--prompt", "a cat", "--out", tmp_path / "new" / "cat.png")
+    done = invoke(PALP_SERVE, *command, "--prompt", "a cat", "--out", tmp_path / "new" / "cat.png")
+    assert (done.exit_code, "no prompt adapter" in done.stderr) == (0, False)
     assert files_in(tmp_path) == {"new/cat.png"}
+
+
+def test_seeds_are_counted_on_and_one_sheet_shows_all(command: tuple[object, ...], tmp_path: Path) -> None:
+    prompts = ("--prompt", "a cat", "--prompt", "a photo", "--seed", 8, "--count", 3)
+    sheet = tmp_path / "grid.png"
+    printed = succeeds(PALP_SERVE, *command, *prompts, "--out", tmp_path / "a.png", "--grid", sheet)
+    assert printed.splitlines() == [*(str(tmp_path / f"a-{n}.png") for n in range(1, 7)), str(sheet)]
+    with Image.open(tmp_path / "a-6.png") as image:
+        assert (image.info["prompt"], image.info["seed"]) == ("a photo", "10")
+    with Image.open(sheet) as image:
+        assert (image.info["prompt"], image.info["seed"]) == ("a cat\na photo", "8\n9\n10")
+        assert image.size[0] == LABEL_WIDTH + 2 * GAP + 3 * (SMALLEST_CELL + GAP)
+        assert image.size[1] > 2 * (SMALLEST_CELL + GAP)
 
 
 def test_pictures_are_learned_once(
@@ -118,12 +139,17 @@ def test_refusals_are_a_sentence_and_leave_nothing(command: tuple[object, ...], 
         (("--subject", tmp_path / "pickle.safetensors", "--prompt", "a [V]"), "is a pickle"),
         (("--subject", tmp_path / "cut.safetensors", "--prompt", "a [V]"), "is not a whole safetensors file"),
         (("--subject", tmp_path / "nowhere", "--prompt", "a [V]"), "there is no"),
-        ((*cat, "--prompt", "[V]", "--adapter", tmp_path), "holds pictures, and an adapter is needed"),
+        ((*cat, "--prompt", "[V]", "--prompt-adapter", tmp_path), "holds pictures, and an adapter is needed"),
+        ((*cat, "--prompt", "[V]", "--prompt-adapter", "none"), "there is no none: give an adapter file"),
         ((*cat, "--prompt", "[V]", "--subject-scale", "nan"), "must be finite"),
         ((*cat, "--prompt", "[V]", "--guidance", "inf"), "must be finite"),
         ((*cat, "--prompt", "[V]", "--out", tmp_path / "a.jpg"), "pictures are written as PNG"),
         ((*cat, "--prompt", "[V]", "--out", tmp_path / "cut.safetensors" / "a.png"), "cannot write"),
-        ((*cat, *("--adapter", adapters / "snow.safetensors") * 2, *("--prompt", "[V]") * 3), "2 adapters were given"),
+        ((*cat, *("--prompt-adapter", "off") * 2, *("--prompt", "[V]") * 3), "2 prompt adapters were given"),
+        (("--prompt", "a", "--seed", 1, "--seed", 2, "--count", 2), "give one seed to count from"),
+        (("--prompt", "a", "--seed", 2**63 - 2, "--count", 3), "leaves no room"),
+        (("--prompt", "a", "--grid", tmp_path / "a.jpg"), "--grid is"),
+        (("--prompt", "a", "--grid", tmp_path / "a.png"), "where a picture is to be written"),
     ]
     before = files_in(tmp_path)
     for options, sentence in cases:

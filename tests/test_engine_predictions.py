@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import hypernet.shipped
 from hypernet.export import export_onnx
 from hypernet.factors import Factors
 from hypernet.file import Origin, save_hypernet
@@ -16,14 +17,16 @@ from palp.base import Base, TextState
 from palp.errors import AdapterMismatchError, InputError
 from palp.sheets import save_png, to_images
 from serving.contract import Cancelled, Event, PictureRequest
+from serving.engine import build_engine
 from serving.engine.easel import Easel
 from serving.engine.entry import Entry
 from serving.engine.predictions import Network, Predictions
 from serving.engine.settings import EngineSettings
 from serving.subjects import records
+from serving.subjects.learning import Teaching
 from serving.subjects.library import Library
 from tests.corpora import RECIPE, tiny_corpus, tiny_hypernet
-from tests.engines import Ear, library_of
+from tests.engines import Ear, library_of, subject
 from tests.light import light_base
 from tests.tiny import tiny_base
 from tests.training import pictures
@@ -137,6 +140,34 @@ def test_abstention_draws_the_subject_alone_and_says_so(tmp_path: Path) -> None:
     assert details.reliability == pytest.approx(0.3)
     assert details.notes["prompt_adapter"].startswith("abstained: reliability 0.300")
     assert not off.done()[1].abstained
+
+
+def test_the_shipped_network_predicts_unless_another_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("sd1")
+    shipped = tiny_hypernet(base, tiny_corpus(base), gain=1.0)
+    with torch.no_grad():
+        shipped.get_parameter("trust.2.bias").fill_(5.0)
+    save_hypernet(shipped, Origin(RECIPE, {}), tmp_path / "shipped" / "hypernet.safetensors")
+    monkeypatch.setattr(hypernet.shipped, "SHIPPED", tmp_path / "shipped")
+    assert Predictions.find(tiny_base("sd2"), None) is None
+    with pytest.raises(InputError, match="no hypernetwork"):
+        Predictions.find(base, tmp_path)
+    library_of(base, tmp_path / "library", count=1)
+    engine = build_engine(base, Teaching(), subjects=tmp_path / "library", batch=1)
+    ear = Ear()
+    engine.submit(PictureRequest("a sketch of [V]", subject="s0", steps=1), ear)
+    assert ear.done()[1].notes["prompt_adapter"].startswith("predicted by ")
+    engine.close()
+    engine.subjects.close()
+
+
+def test_an_aligned_subject_is_not_aligned_twice(tmp_path: Path) -> None:
+    base = tiny_base("sd1")
+    library = Library(tmp_path)
+    known = {"form": "joint", "prompt": "a sketch of [V]", "personal_prompt": "a photo of [V]"}
+    library.adopt("", "s0", "cat", replace(subject(base, 0), metadata=known))
+    [ear] = drawn(easel(base, library, 0.9), PictureRequest("a sketch of [V]", subject="s0", steps=2))
+    assert ear.done()[1].notes["prompt_adapter"] == "none: the subject's adapter is aligned with a prompt already"
 
 
 @pytest.mark.parametrize("reliability", [0.9, 0.3])

@@ -66,6 +66,24 @@ def test_what_clients_ask_first(address: str) -> None:
     assert WEB.post(f"{address}/sdapi/v1/interrupt").json() == {}
 
 
+def test_options_stay_as_they_are_for_everybody(address: str) -> None:
+    def post(wanted: Any) -> Any:
+        return WEB.post(f"{address}/sdapi/v1/options", json=wanted)
+
+    known = WEB.get(f"{address}/sdapi/v1/options").json()
+    for unchanged in ({}, {"sd_model_checkpoint": "icons"}, known):
+        assert (post(unchanged).status_code, post(unchanged).json()) == (200, None)
+    for wanted, sentence in (
+        ({"sd_model_checkpoint": "rex"}, "override_settings"),
+        ({"samples_format": "jpg"}, "'png' for all callers"),
+        ({"sd_model_checkpoint": "icons", "sd_vae": "None"}, "there is no option 'sd_vae'"),
+    ):
+        answer = post(wanted)
+        assert (answer.status_code, sentence in answer.json()["error"]["message"]) == (400, True), answer.text
+    assert post(["sd_model_checkpoint"]).status_code == 400
+    assert WEB.get(f"{address}/sdapi/v1/options").json() == known
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -130,6 +130,9 @@ def test_headers_tell_the_request_and_its_times(address: str) -> None:
         ({"prompt": "a", "response_format": "url"}, "response_format", "invalid_value"),
         ({"prompt": "a", "subject": "x", "model": "rex"}, None, "invalid_value"),
         ({"prompt": "a", "subject": "../../etc/passwd"}, None, "subject_not_found"),
+        ({"prompt": "a", "prompt_adapter": "snow"}, None, "prompt_adapter_not_found"),
+        ({"prompt": "a", "prompt_adapter": "../beach"}, "prompt_adapter", "invalid_value"),
+        ({"prompt": "a", "prompt_adapter": ""}, "prompt_adapter", "invalid_value"),
         ([], None, "invalid_value"),
     ],
 )
@@ -138,7 +141,14 @@ def test_bad_requests_are_told_what_is_wrong(address: str, body: object, param: 
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
     assert error["type"] == "invalid_request_error"
-    assert answer.status_code == (404 if code == "subject_not_found" else 400)
+    assert answer.status_code == (404 if code.endswith("not_found") else 400)
+
+
+def test_a_stored_prompt_adapter_is_asked_for_by_name(engine: FakeEngine, address: str) -> None:
+    answer = WEB.post(address + URL, json={"prompt": "a cat", "prompt_adapter": "beach", "prompt_adapter_scale": 0.5})
+    assert answer.status_code == 200, answer.text
+    asked = engine.ends[-1][0]
+    assert (asked.prompt_adapter, asked.prompt_adapter_scale) == ("beach", 0.5)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,30 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from palp.adapter import Adapter, AdapterSpec
+from palp.base import Base
 from palp.draw import Picture, Sampling, draw
 from palp.sheets import to_images
 from serving.engine import BatchEngine, build_engine
 from serving.http import HttpSettings, create_app
 from serving.subjects.learning import Teaching
+from tests.adapters import random_adapter
 from tests.engines import pixels
 from tests.tiny import tiny_base
 
 PROMPT = "a sketch of a cat"
 
 
+def beach(base: Base) -> Adapter:
+    """The prompt adapter that the server keeps."""
+    return random_adapter(AdapterSpec(base.fingerprint, base.sites(), 2, 3.0), 1)
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchEngine]:
-    built = build_engine(tiny_base("sd1"), Teaching(), subjects=tmp_path_factory.mktemp("library"), batch=2, waiting=4)
+    base, library, kept = tiny_base("sd1"), tmp_path_factory.mktemp("library"), tmp_path_factory.mktemp("kept")
+    beach(base).save(kept / "beach.safetensors")
+    built = build_engine(base, Teaching(), prompt_adapters=kept, subjects=library, batch=2, waiting=4)
     yield built
     built.close()
     built.subjects.close()
@@ -43,6 +53,16 @@ def test_pictures_over_http_are_those_of_the_base(engine: BatchEngine, client: T
     for got, image in zip(drawn, to_images(wanted), strict=True):
         assert np.abs(got.astype(int) - np.asarray(image).astype(int)).max() <= 1  # rounding to 8 bits
     assert np.abs(drawn[0].astype(int) - drawn[1].astype(int)).max() > 1
+
+
+def test_a_stored_prompt_adapter_is_drawn_over_http(engine: BatchEngine, client: TestClient) -> None:
+    asked = {"prompt": PROMPT, "prompt_adapter": "beach", "seed": 5, "steps": 3, "guidance": 2.0}
+    answer = client.post("/v1/images/generations", json=asked)
+    assert answer.status_code == 200, answer.text
+    got = pixels(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+    [image] = to_images(draw(engine.base, [Picture(PROMPT, 5, beach(engine.base))], Sampling(3, 2.0)))
+    assert np.abs(got - np.asarray(image).astype(int)).max() <= 1  # rounding to 8 bits
+    assert client.post("/v1/images/generations", json=asked | {"prompt_adapter": "snow"}).status_code == 404
 
 
 def test_what_the_engine_refuses_is_a_sentence_and_not_a_defect(client: TestClient) -> None:

@@ -24,7 +24,7 @@ subjects = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Of the subject: letters, digits, '-', '_' and '.'.")]
 Owner = Annotated[str, typer.Option(help="Whose subjects; a server gives each of its keys an owner.")]
 Root = Annotated[
-    Path | None, typer.Option(help="Folder of the library.  [default: palp-hyper/library in the user's data folder]")
+    Path | None, typer.Option(help="Folder of the library; by default palp-hyper/library in the user's data folder.")
 ]
 
 

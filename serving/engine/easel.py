@@ -22,6 +22,7 @@ from serving.engine.preparation import Plan, Preparation
 from serving.engine.rate import Rate
 from serving.engine.settings import EngineSettings
 from serving.engine.slots import BARE
+from serving.engine.stored import Stored
 from serving.subjects.library import Library
 from serving.subjects.records import Record
 
@@ -37,7 +38,7 @@ class Easel:
     """What the engine's thread works on. Not for several threads, `check` aside.
 
     Args:
-        base, library, predictions, settings: as in `BatchEngine`.
+        base, library, predictions, settings, stored: as in `BatchEngine`.
         end: called with the last event of a request.
         measure: called with every measurement.
     """
@@ -50,9 +51,10 @@ class Easel:
         settings: EngineSettings,
         end: Callable[[Entry, Event], None],
         measure: Callable[[str, float], None],
+        stored: Stored | None = None,
     ) -> None:
         self._base, self._most = base, settings.max_batch
-        self._preparation = Preparation(base, library, predictions, settings)
+        self._preparation = Preparation(base, library, predictions, settings, stored or {})
         self._end, self._measure = end, measure
         self._drawings: list[Drawing] = []
         self._shared = SharedText()

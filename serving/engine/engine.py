@@ -14,6 +14,7 @@ from serving.engine.entry import Entry
 from serving.engine.line import Line
 from serving.engine.predictions import Predictions
 from serving.engine.settings import EngineSettings
+from serving.engine.stored import Stored
 from serving.errors import DeadlineError, DrainingError, QueueFullError
 from serving.subjects.library import Library
 
@@ -35,6 +36,7 @@ class BatchEngine:
         library: of subjects; closed by whoever opened it.
         predictions: of prompt adapters; None for none.
         settings: sizes.
+        stored: prompt adapters that can be asked for by name; None for none.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class BatchEngine:
         library: Library,
         predictions: Predictions | None = None,
         settings: EngineSettings | None = None,
+        stored: Stored | None = None,
     ) -> None:
         self.base, self.settings = base, settings or EngineSettings()
         self._library = library
@@ -53,7 +56,7 @@ class BatchEngine:
         self._accepted: dict[str, Entry] = {}  # and without a last event
         self._draining = self._closing = False
         self._observers: list[Callable[[str, float], None]] = []
-        self._easel = Easel(base, library, predictions, self.settings, self._end, self._measure)
+        self._easel = Easel(base, library, predictions, self.settings, self._end, self._measure, stored)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 

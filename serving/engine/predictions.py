@@ -18,11 +18,12 @@ from hypernet.factors import Factors
 from hypernet.file import check_base, load_hypernet
 from hypernet.model import ABSTAIN, Hypernetwork
 from hypernet.prompts import encode_clean, prompts_of
+from hypernet.shipped import shipped_hypernet
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base, TextState
 from palp.errors import InputError
 
-__all__ = ["Forecast", "Network", "Predictions"]
+__all__ = ["Forecast", "Network", "Predictions", "is_aligned"]
 
 Read: TypeAlias = Callable[[TextState], tuple[Factors, Tensor]]
 """Factors and reliabilities of encoded prompts."""
@@ -93,6 +94,15 @@ class Predictions:
         """
         return cls(base, _open(base, path, provider), size)
 
+    @classmethod
+    def find(cls, base: Base, path: Path | None) -> Predictions | None:
+        """Of the hypernetwork at a path, else of the one shipped for the base; None where there is neither.
+
+        Raises: as `open`.
+        """
+        found = path or shipped_hypernet(base)
+        return None if found is None else cls.open(base, found)
+
     def forecast(self, prompt: str, class_word: str) -> Forecast:
         """The adapter of a prompt, from memory where the same was asked before with the same class word.
 
@@ -110,6 +120,13 @@ class Predictions:
             self._kept.popitem(last=False)
         return forecast
 
+    def describe(self, forecast: Forecast) -> str:
+        """In a few words for a picture's notes: who predicted it, or that it abstained."""
+        network = self.network
+        if forecast.adapter is None:
+            return f"abstained: reliability {forecast.reliability:.3f} of {network.fingerprint[:12]}"
+        return f"predicted by {network.fingerprint[:12]} on {network.runner}"
+
     @torch.no_grad()
     def _predict(self, key: str, prompt: str, class_word: str) -> Forecast:
         factors, reliabilities = self.network.read(encode_clean(self._base, [prompt], [class_word]))
@@ -121,6 +138,12 @@ class Predictions:
             for side in (factors.down, factors.up)
         )
         return Forecast(key, Adapter(factors.spec, down, up), reliability)
+
+
+def is_aligned(subject: Adapter) -> bool:
+    """Whether a subject's adapter was trained with a prompt of its own (the joint form), beyond "a photo of [V]"."""
+    known = subject.metadata
+    return known.get("form") == "joint" and known.get("prompt") != known.get("personal_prompt")
 
 
 def _open(base: Base, path: Path, provider: str | None) -> Network:

@@ -20,10 +20,12 @@ from palp.words import check_words
 from serving.contract import PictureRequest
 from serving.engine.drawing import Drawing, preview_steps
 from serving.engine.entry import Entry
-from serving.engine.predictions import Forecast, Predictions
+from serving.engine.predictions import Forecast, Predictions, is_aligned
 from serving.engine.refinement import Lesson, refine
 from serving.engine.settings import EngineSettings
 from serving.engine.slots import Part, Slots
+from serving.engine.stored import Stored
+from serving.errors import UnknownPromptAdapterError
 from serving.subjects.library import Library
 from serving.subjects.records import Record
 
@@ -62,14 +64,22 @@ class Preparation:
     `check` may be called from any thread, the rest from the engine's alone.
 
     Args:
-        base, library, predictions: as in `BatchEngine`.
+        base, library, predictions, stored: as in `BatchEngine`.
         settings: sizes.
     """
 
-    def __init__(self, base: Base, library: Library, predictions: Predictions | None, settings: EngineSettings) -> None:
-        self._base, self._library, self._predictions = base, library, predictions
-        rank = settings.subject_rank or recipe(base.name, "subject").rank
-        rank += predictions.network.spec.rank if predictions is not None else 0
+    def __init__(
+        self,
+        base: Base,
+        library: Library,
+        predictions: Predictions | None,
+        settings: EngineSettings,
+        stored: Stored,
+    ) -> None:
+        self._base, self._library, self._predictions, self._stored = base, library, predictions, stored
+        ranks = [adapter.spec.rank for _, adapter in stored.values()]
+        ranks += [] if predictions is None else [predictions.network.spec.rank]
+        rank = (settings.subject_rank or recipe(base.name, "subject").rank) + max(ranks, default=0)
         self.slots = Slots(base, rank, settings.slots)
         self._negatives: OrderedDict[str, TextState] = OrderedDict()
         self._most_negatives = settings.negatives
@@ -78,9 +88,11 @@ class Preparation:
         """The subject's record, if the request can be drawn; reads no tensor.
 
         Raises:
-            InputError, UnknownSubjectError, SubjectNotReadyError: as `Engine.submit`.
+            InputError, UnknownSubjectError, UnknownPromptAdapterError, SubjectNotReadyError: as `Engine.submit`.
         """
         check_words(request.negative_prompt, ())
+        if request.prompt_adapter not in ("auto", "off", *self._stored):
+            raise UnknownPromptAdapterError(request.prompt_adapter, self._stored)
         if request.subject is None:
             check_words(request.prompt, ())
             record = None
@@ -92,20 +104,24 @@ class Preparation:
         return record
 
     def plan(self, entry: Entry) -> Plan:
-        """Load the subject, and predict the prompt's adapter.
+        """Load the subject, and find or predict the prompt's adapter.
 
         Raises:
             UnknownSubjectError, AdapterFileError, AdapterMismatchError: the subject's adapter is not what it was.
         """
         request, record, plan = entry.request, entry.record, Plan(entry)
         plan.seconds["queue"] = time.monotonic() - entry.accepted_at
+        stored = self._stored.get(request.prompt_adapter)
+        if stored is not None:
+            plan.prompt_part, plan.said = stored, f"{request.prompt_adapter} ({stored[0][:12]})"
         if record is None or request.subject is None:
             return plan
         with _timed(plan.seconds, "compose"):
             plan.subject = self._library.adapter(request.owner, request.subject, record)
             plan.subject.check(self._base.fingerprint, self._base.sites())
-        with _timed(plan.seconds, "predict"):
-            self._predict(plan, record)
+        if stored is None:
+            with _timed(plan.seconds, "predict"):
+                self._predict(plan, record)
         return plan
 
     def refinement(self, plan: Plan) -> Generator[None, None, Adapter] | None:
@@ -169,7 +185,7 @@ class Preparation:
             )
 
     def _check_refine(self, request: PictureRequest, record: Record | None) -> None:
-        if self._predictions is None or record is None or request.prompt_adapter == "off":
+        if self._predictions is None or record is None or request.prompt_adapter != "auto":
             raise InputError(
                 "refine trains a predicted adapter, and here there is none: "
                 "give a subject, prompt_adapter 'auto' and an engine with a hypernetwork, or set refine to 0"
@@ -183,15 +199,14 @@ class Preparation:
             plan.said = "off"
         elif self._predictions is None:
             plan.said = "none: there is no hypernetwork"
+        elif plan.subject is not None and is_aligned(plan.subject):
+            plan.said = "none: the subject's adapter is aligned with a prompt already"
         elif len(placeholders_in(request.prompt)) != 1:
             plan.said = "none: the prompt does not name one [V]"
         else:
-            network = self._predictions.network
             plan.forecast = self._predictions.forecast(request.prompt, record.class_word)
-            plan.said = f"predicted by {network.fingerprint[:12]} on {network.runner}"
-            if plan.forecast.adapter is None:
-                plan.said = f"abstained: reliability {plan.forecast.reliability:.3f} of {network.fingerprint[:12]}"
-            else:
+            plan.said = self._predictions.describe(plan.forecast)
+            if plan.forecast.adapter is not None:
                 plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
 
     def _parts(self, plan: Plan) -> list[Part]:
@@ -252,6 +267,7 @@ class Preparation:
         if record is not None:
             notes["subject"] = f"{record.name} ({record.class_word}) × {request.subject_scale:g}"
             notes["subject_adapter"] = str(record.adapter)
+        if record is not None or plan.prompt_part is not None:
             scale = f" × {request.prompt_adapter_scale:g}" if plan.prompt_part else ""
             notes["prompt_adapter"] = plan.said + scale
         return notes

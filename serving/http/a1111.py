@@ -170,6 +170,20 @@ def options(service: ServiceOf) -> dict[str, Any]:
     return {"sd_model_checkpoint": service.settings.base, "samples_format": "png", "live_previews_enable": True}
 
 
+@router.post("/options")
+def set_options(wanted: dict[str, Any], service: ServiceOf) -> None:
+    """Accepts what is so already; nothing can be changed for all callers, and a change is refused."""
+    known = options(service)
+    for name, value in wanted.items():
+        if name not in known:
+            raise InputError(f"there is no option {name[:80]!r}: there are {', '.join(known)}")
+        if value != known[name]:
+            raise InputError(
+                f"{name} is {known[name]!r} for all callers, and is not changed: name a subject in a picture's "
+                "override_settings, or as <lora:NAME:SCALE> in its prompt"
+            )
+
+
 def _subjects(service: Service, owner: str) -> list[str]:
     return [subject.name for subject in service.engine.subjects.list(owner) if subject.state == "ready"]
 

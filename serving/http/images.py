@@ -28,6 +28,8 @@ MOST_SEED = 2**63 - 1
 NO_TOKENS = {"image_tokens": 0, "text_tokens": 0}
 USAGE = {"input_tokens": 0, "input_tokens_details": NO_TOKENS, "output_tokens": 0, "total_tokens": 0}
 
+ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
 Scale = Annotated[float, Field(ge=-4, le=4)]
 
@@ -50,7 +52,9 @@ class ImageRequest(BaseModel):
     user: str | None = Field(None, max_length=256, description="Not used.")
     subject: str | None = Field(None, max_length=64, description="Name of one of your subjects.")
     subject_scale: Scale = 1.0
-    prompt_adapter: Literal["auto", "off"] = "auto"
+    prompt_adapter: str = Field(
+        "auto", pattern=ADAPTER_NAME, description="auto predicts one, off uses none; or one that the server keeps."
+    )
     prompt_adapter_scale: Scale = 1.0
     seed: int | None = Field(None, ge=0, le=MOST_SEED, description="Of the first picture; random by default.")
     steps: int = Field(20, ge=1, le=1000)

@@ -21,6 +21,7 @@ from serving.errors import (
     QueueFullError,
     SubjectExistsError,
     SubjectNotReadyError,
+    UnknownPromptAdapterError,
     UnknownSubjectError,
 )
 from serving.http.limits import LimitError
@@ -32,6 +33,7 @@ DRAIN_RETRY_S = 5.0
 
 KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (  # the first that fits
     (UnknownSubjectError, 404, INVALID, "subject_not_found"),
+    (UnknownPromptAdapterError, 404, INVALID, "prompt_adapter_not_found"),
     (SubjectNotReadyError, 409, INVALID, "subject_not_ready"),
     (SubjectExistsError, 409, INVALID, "subject_exists"),
     (AdapterMismatchError, 409, INVALID, "subject_of_another_base"),
@@ -72,8 +74,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         (400, "a value that cannot be used"),
         (401, "no key, or an unknown one"),
         (403, "from a page of another site"),
-        (404, "no such subject or model"),
-        (408, "the body came too slowly"),
+        (404, "no such subject, model or prompt adapter"),
+        (408, "head or body came too slowly"),
         (409, "the subject is not in that state"),
         (413, "too large"),
         ("4XX", "any other mistake of the caller's"),

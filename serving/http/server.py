@@ -13,6 +13,7 @@ import uvicorn
 from palp.errors import InputError
 from serving.contract import Engine
 from serving.http.app import create_app
+from serving.http.connection import connection
 from serving.http.logs import LOG, configure_logs
 from serving.http.service import Service
 from serving.http.settings import HttpSettings
@@ -70,7 +71,7 @@ def make_server(engine: Engine, settings: HttpSettings) -> Server:
     app = create_app(engine, settings)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=connection(settings.head_timeout_s),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -31,6 +31,7 @@ class HttpSettings:
         max_active: pictures waiting or being drawn at once.
         max_uploads: uploads at once.
         max_subjects: subjects kept.
+        head_timeout_s: seconds from a connection, or a later request's first byte, to the end of the request's head.
         body_timeout_s: seconds from a request's head to the end of its body.
         deadline_s: seconds from a request to its picture.
         drain_s: seconds that accepted requests have left when the server is told to stop.
@@ -57,6 +58,7 @@ class HttpSettings:
     max_active: int = 16
     max_uploads: int = 2
     max_subjects: int = 100
+    head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     deadline_s: float = 300.0
     drain_s: float = 60.0
