@@ -35,9 +35,8 @@ def bank_step(base: Base, settings: TrainSettings, jobs: list[Job]) -> Callable[
     trainer = Trainer(base, jobs, TrainSettings.from_mapping({**settings.to_mapping(), "steps": 10**6}))
 
     def step() -> None:
-        run = trainer.run()
-        next(run)
-        run.close()
+        for _ in trainer.run():
+            break  # what is attached to the base for a step comes off again
 
     return step
 
@@ -102,7 +101,7 @@ def main(
             "time_by_k_peft": ratio(times, f"bank of {k}", "peft", k),
         }
     path = out or RESULTS / f"corpus-{base.name}.json"
-    about = {"steps": settings.steps, "batch": settings.batch, "rank": settings.rank, "rounds": repeats}
+    about: dict[str, Any] = {"steps": settings.steps, "batch": settings.batch, "rank": settings.rank, "rounds": repeats}
     about |= {"base": base.fingerprint, "device": base.device.type, "threads": torch.get_num_threads()}
     write_results(path, rows, "python -m benchmarks.corpus", about, _contents(folder, rows))
     print(table(rows))
