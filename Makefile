@@ -13,8 +13,10 @@ demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: 
 	.venv/bin/palp-hyper demo --out runs/demo
 	@ls runs/demo/*.png
 
-test: lint  ## lint, types, tests
+test: lint  ## lint, types, tests, and corpus to hypernetwork in small
 	$(PYTHON) -m pytest -q
+	rm -rf runs/icons-tiny
+	runs/icons.sh tiny
 
 test-ray: setup  ## the tests that need the extra "ray", which is installed for them
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e .[ray]
