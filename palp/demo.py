@@ -22,8 +22,8 @@ __all__ = ["COLUMNS", "PROMPTS", "Demo", "run_demo"]
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "subjects"
 PROMPTS = (
-    "a watercolor painting of [V] on a beach at sunset in warm colors",
-    "a comic drawing of [V] next to a cactus in the desert at night",
+    "a comic drawing of [V] in a snow field",
+    "pixel art of [V] in the desert at sunset",
 )
 COLUMNS = ("base model, class word", "subject adapter alone", "PALP")
 Bar = Callable[[str], AbstractContextManager[Report]]
