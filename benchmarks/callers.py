@@ -13,8 +13,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from benchmarks import setting
+
 PATIENCE_S = 600.0
-PROMPT = "a pencil sketch of a cat on a beach"
 PNG = b"\x89PNG\r\n\x1a\n"
 BAD_BODIES = (
     b"",
@@ -59,7 +60,7 @@ class Callers:
 
     def __init__(self, address: str, steps: int) -> None:
         self._images, self._subjects = f"{address}/v1/images/generations", f"{address}/v1/subjects"
-        self._body = {"prompt": PROMPT, "steps": steps}
+        self._body = {"prompt": setting.PROMPT, "steps": steps}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._web = httpx.Client(timeout=PATIENCE_S, limits=limits)
 
@@ -84,7 +85,7 @@ class Callers:
 
     def picture_of(self, name: str, seed: int) -> Answer:
         """Of a subject that may be there, being learned, or gone."""
-        body = {**self._body, "prompt": "a pencil sketch of [V] on a beach", "subject": name, "seed": seed}
+        body = {**self._body, "prompt": setting.TARGET, "subject": name, "seed": seed}
         return self._pictured("picture of a subject", body, (200, 404, 409, 429))
 
     def cancel(self, seed: int) -> Answer:

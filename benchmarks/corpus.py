@@ -16,16 +16,17 @@ import typer
 from benchmarks import setting
 from benchmarks.measure import Rows, peak_memory, ratio, take_turns
 from benchmarks.peers import PeftComposed
+from hypernet.stage import recipe_settings
 from palp.base import Base, load_base
-from palp.corpus import CorpusPrompt, CorpusSubject, open_corpus
+from palp.corpus import open_corpus
 from palp.corpus.stats import stats
+from palp.corpus.subjects import read_subjects
 from palp.evaluate.intervals import Estimate, estimate
 from palp.evaluate.results import RESULTS, table, write_results
-from palp.prompts import make_prompts
-from palp.subjects import Subject
-from palp.train import Job, JobSubject, Trainer, TrainSettings
+from palp.train import Job, Trainer, TrainSettings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+SEED = 0  # of every job, as in a corpus
 
 Folder = Annotated[Path, typer.Argument(help="A finished corpus, of palp-hyper build-corpus.")]
 
@@ -41,43 +42,33 @@ def bank_step(base: Base, settings: TrainSettings, jobs: list[Job]) -> Callable[
     return step
 
 
-def jobs_of(subjects: list[CorpusSubject], prompts: list[CorpusPrompt], seed: int) -> list[Job]:
-    """The corpus' own jobs."""
-    return [
-        Job(tuple(_member(subject, prompt.text) for subject in subjects), "composed", seed, prompt.key)
-        for prompt in prompts
-    ]
-
-
-def _member(subject: CorpusSubject, prompt: str) -> JobSubject:
-    texts = make_prompts([Subject(subject.class_word, torch.zeros(1, 3, 1, 1))], prompt)["[V]"]
-    return JobSubject(subject.latents, texts, "[V]", subject.class_word, subject.adapter)
-
-
 def of_bank(source: str, folder: Path, slots: int) -> torch.device:
     """Two steps of a bank, for its memory."""
     base, settings, jobs = _opened(source, folder, slots)
-    step = bank_step(base, settings, jobs)
-    step()
-    step()
-    return base.device
+    return _twice(base, bank_step(base, settings, jobs))
 
 
 def of_peft(source: str, folder: Path) -> torch.device:
     """Two steps with PEFT, for their memory."""
     base, settings, _ = _opened(source, folder, 1)
-    peer = PeftComposed(base, settings)
-    peer.step()
-    peer.step()
+    return _twice(base, PeftComposed(base, settings).step)
+
+
+def _twice(base: Base, step: Callable[[], object]) -> torch.device:
+    step()
+    step()
     return base.device
 
 
 def _opened(source: str, folder: Path, slots: int) -> tuple[Base, TrainSettings, list[Job]]:
+    """The base, the corpus' recipe, and so many of its jobs, from the first prompt again after the last."""
     corpus = open_corpus(folder)
-    recipe = {name: value for name, value in corpus.recipe.items() if name not in ("rule", "seed")}
-    subjects = [subject for subject in corpus.subjects if not subject.held_out]
+    subjects = read_subjects(corpus.folder, "train").values()
     prompts = [corpus.prompts[i % len(corpus.prompts)] for i in range(slots)]
-    return load_base(source), TrainSettings.from_mapping(recipe), jobs_of(subjects, prompts, 0)
+    jobs = [
+        Job(tuple(subject.at(prompt.text) for subject in subjects), "composed", SEED, prompt.key) for prompt in prompts
+    ]
+    return load_base(source), recipe_settings(corpus.recipe), jobs
 
 
 def main(

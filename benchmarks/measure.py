@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
@@ -75,11 +73,17 @@ def peak_memory(job: Callable[..., torch.device], *arguments: object) -> Estimat
 
 
 def _measured(answers: Queue[float], job: Callable[..., torch.device], arguments: tuple[object, ...]) -> None:
-    if job(*arguments).type == "cuda":
-        answers.put(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        answers.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    on_gpu = job(*arguments).type == "cuda"
+    answers.put(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else process_mib("VmHWM"))
+
+
+def process_mib(field: str, pid: int | str = "self") -> float:
+    """Memory of a process without its children: "VmRSS" now, "VmHWM" at most. Linux only.
+
+    `getrusage` will not do: a process starts with its parent's peak.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) / 1024
 
 
 def report(name: str, base: Base, rows: Rows, settings: Mapping[str, Any], out: Path | None) -> None:

@@ -7,10 +7,6 @@ before each (goal: at least three times as many). Quantiles are of the time from
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from benchmarks import setting
 from benchmarks.measure import Rows, report
 from palp.base import load_base
@@ -24,9 +20,9 @@ def main(
     device: setting.Device = None,
     dtype: setting.Dtype = "auto",
     repeats: setting.Repeats = 3,
-    adapters: Annotated[int, typer.Option(min=1, help="Subjects.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in a call of the denoiser.")] = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 20,
+    adapters: setting.Subjects = 100,
+    batch: setting.PicturesAtOnce = 8,
+    steps: setting.Steps = 20,
     quick: setting.Quick = False,
     out: setting.Out = None,
 ) -> None:

@@ -22,7 +22,6 @@ from palp.base import Base, load_base, sample
 BATCHES = (1, 8)
 STEPS = 20
 GUIDANCE = 4.0
-PROMPT = "a pencil sketch of a cat on a beach"
 
 
 def peer(source: str, base: Base) -> Any:
@@ -36,7 +35,7 @@ def draw(base: Base, batch: int, bank: AdapterBank | None) -> Callable[[], objec
     """Ours: one prompt, a batch of seeds."""
 
     def run() -> None:
-        text, null = base.encode_prompts([PROMPT]), base.encode_prompts([""])
+        text, null = base.encode_prompts([setting.PROMPT]), base.encode_prompts([""])
         if bank is None:
             sample(base, text, null, range(batch), steps=STEPS, guidance=GUIDANCE)
             return
@@ -55,7 +54,7 @@ def draw_plainly(base: Base, pipeline: Any, batch: int) -> Callable[[], object]:
         seeds = [torch.Generator().manual_seed(seed) for seed in range(batch)]
         with torch.no_grad(), setting.arithmetic(base):
             pipeline(
-                [PROMPT] * batch,
+                [setting.PROMPT] * batch,
                 num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE,
                 generator=seeds,

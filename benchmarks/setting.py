@@ -25,6 +25,9 @@ BaseOption = Annotated[str, typer.Option("--base", help="icons, a hub id, a diff
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")]
 Dtype = Annotated[str, typer.Option(help="Of arithmetic: auto, float32 or bfloat16.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds in which every case takes its turn.")]
+Subjects = Annotated[int, typer.Option("--adapters", min=1, help="Subjects.")]
+PicturesAtOnce = Annotated[int, typer.Option("--batch", min=1, help="Pictures in a call of the denoiser.")]
+Steps = Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Two rounds of the smallest cases: does it run at all?")]
 Out = Annotated[Path | None, typer.Option(help="The results file; by default docs/results/speed-NAME.json.")]
 

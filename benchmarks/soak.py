@@ -29,7 +29,7 @@ import typer
 
 from benchmarks import setting
 from benchmarks.callers import Answer, Callers
-from benchmarks.measure import Rows, report
+from benchmarks.measure import Rows, process_mib, report
 from palp.base import load_base
 from palp.evaluate.intervals import estimate
 
@@ -88,15 +88,9 @@ def capacity(callers: Callers, at_once: int, seconds: float) -> list[float]:
     return [sum(last * k / 4 < end <= last * (k + 1) / 4 for end in ends) * 4 / last for k in range(4)]
 
 
-def resident_mib(pid: int) -> float:
-    """Memory of a process, without its children."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
-
-
 def soak(callers: Callers, per_s: float, seconds: float, pid: int) -> tuple[list[Answer], list[float]]:
     """Random requests at random moments; the answers, and the server's MiB over the time."""
-    rng, memory = random.Random(0), [resident_mib(pid)]
+    rng, memory = random.Random(0), [process_mib("VmRSS", pid)]
     start = due = time.monotonic()
     with ThreadPoolExecutor(CALLERS) as pool:
         jobs = []
@@ -104,7 +98,7 @@ def soak(callers: Callers, per_s: float, seconds: float, pid: int) -> tuple[list
             time.sleep(max(0.0, due - time.monotonic()))
             jobs.append(pool.submit(callers.draw_lots(rng)))
             due += rng.expovariate(per_s)
-            memory.append(resident_mib(pid))
+            memory.append(process_mib("VmRSS", pid))
         return [job.result() for job in jobs], memory
 
 
@@ -152,8 +146,8 @@ def is_empty(address: str, within_s: float) -> bool:
 def main(
     source: setting.BaseOption = "icons",
     minutes: Annotated[float, typer.Option(min=0.01, help="Of overload.")] = 20.0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in a call of the denoiser.")] = 8,
+    steps: setting.Steps = 20,
+    batch: setting.PicturesAtOnce = 8,
     quick: setting.Quick = False,
     out: setting.Out = None,
 ) -> None:

@@ -44,7 +44,8 @@ class RaySettings(CheckedSettings):
     base_config: str | None = None
     device: str | None = None
     dtype: str = "auto"
-    hypernet: str | None = None  # file or run folder; None for no predictions
+    hypernet: str | None = None  # file or run folder; None is the one shipped for the base, if there is one
+    prompt_adapters: str | None = None  # folder of those that can be asked for by name
     subjects: str | None = None  # folder; None is the user's data folder, which suits one machine
     keys: str | None = None  # file of keys, made by `palp-serve new-key`
     host: str = "127.0.0.1"  # as in http_options; any other than this machine's own lifts the check of names
@@ -88,6 +89,7 @@ class Replica:
             base,
             None,
             hypernet=_path(settings.hypernet),
+            prompt_adapters=_path(settings.prompt_adapters),
             subjects=_path(settings.subjects),
             batch=settings.batch,
             waiting=AHEAD * settings.batch,

@@ -14,7 +14,7 @@ from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
 from palp.learn import Report
 from palp.train import Job, JobSubject, Trainer, TrainSettings
 
-__all__ = ["multi_prompt_adapter", "refined_adapters"]
+__all__ = ["multi_prompt_adapter", "refined_adapters", "refiner"]
 
 SEED = 0
 
@@ -22,8 +22,12 @@ SEED = 0
 def multi_prompt_adapter(
     base: Base, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int, report: Report
 ) -> Adapter:
-    """One adapter trained by the corpus' recipe on all these prompts at once, a picture of one of them a sample."""
-    members = tuple(member for prompt in prompts for member in _members(corpus, prompt))
+    """One adapter trained by the corpus' recipe on all these prompts at once, each over one of the training subjects.
+
+    Every prompt over every subject would be thousands of prompts to encode, for an adapter that sees a few in a step.
+    """
+    subjects = [subject for subject in corpus.subjects if not subject.held_out]
+    members = tuple(_member(prompt, subjects[i % len(subjects)]) for i, prompt in enumerate(prompts))
     job = Job(members, _rule(corpus), SEED, "all prompts")
     trainer = Trainer(base, [job], _settings(corpus, steps))
     _run(trainer, report)
@@ -34,13 +38,19 @@ def refined_adapters(
     predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int, report: Report
 ) -> dict[str, Adapter]:
     """By prompt key: the prediction as the first weights of so many steps of the corpus' recipe."""
+    trainer = refiner(predictor, corpus, prompts, steps)
+    _run(trainer, report)
+    return {prompt.key: adapter for prompt, adapter in zip(prompts, trainer.adapters(), strict=True)}
+
+
+def refiner(predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int) -> Trainer:
+    """A trainer for so many steps of the corpus' recipe, whose first weights are the predictions."""
     jobs = [Job(_members(corpus, prompt), _rule(corpus), SEED, prompt.key) for prompt in prompts]
     trainer = Trainer(predictor.base, jobs, replace(_settings(corpus, steps), warmup=0))
     words = [job.subjects[0].class_word for job in jobs]
     predicted = predictor.predict([prompt.text for prompt in prompts], words)
     predicted.factors.write(trainer.bank, list(range(len(jobs))))
-    _run(trainer, report)
-    return {prompt.key: adapter for prompt, adapter in zip(prompts, trainer.adapters(), strict=True)}
+    return trainer
 
 
 def _members(corpus: Corpus, prompt: CorpusPrompt) -> tuple[JobSubject, ...]:

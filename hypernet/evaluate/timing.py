@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hypernet.evaluate.rivals import refined_adapters
+from hypernet.evaluate.rivals import refiner
 from hypernet.predict import Predictor
 from hypernet.stage import recipe_settings
 from palp.corpus import Corpus, CorpusPrompt
@@ -18,12 +18,11 @@ from palp.evaluate.intervals import Estimate, estimate
 __all__ = ["timings"]
 
 REPEATS = 10
-TRAINED_STEPS = 3  # of one adapter, from which the whole training is reckoned
 
 
 def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: float) -> dict[str, Estimate]:
     """predict_ms: prompt text to factors. denoise_step_ms: one call with guidance, of one picture. palp_s: training
-    one adapter alone by the corpus' recipe, reckoned from a few steps. break_even_prompts: so many adapters trained
+    one adapter alone by the corpus' recipe, so many times one step of it. break_even_prompts: so many adapters trained
     alone take as long as `spent`, the seconds of corpus and training, and as predicting them.
     """
     base, word = predictor.base, corpus.subjects[0].class_word
@@ -37,12 +36,10 @@ def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: f
         base.predict(x, t, text)
 
     steps = recipe_settings(corpus.recipe).steps
-
-    def training() -> None:
-        refined_adapters(predictor, corpus, [prompt], TRAINED_STEPS, lambda done, total, loss: None)
-
+    training = refiner(predictor, corpus, [prompt], REPEATS + 1).run()
     predict_ms = _measure(lambda: predictor.predict([prompt.text], [word]), REPEATS, 1000)
-    step_ms, palp_s = _measure(step, REPEATS, 1000), _measure(training, REPEATS, steps / TRAINED_STEPS)
+    step_ms, palp_s = _measure(step, REPEATS, 1000), _measure(lambda: next(training), REPEATS, steps)
+    next(training, None)  # to its end, which takes the banks off the base
     return {
         "predict_ms": estimate(predict_ms),
         "denoise_step_ms": estimate(step_ms),
