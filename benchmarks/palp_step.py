@@ -30,7 +30,8 @@ PARTS: dict[str, tuple[Any, str]] = {
     "draw": (Pictures, "draw"),
     "encode [V]": (PromptStates, "refresh"),
     "student forward": (losses, "native_of"),
-    "guidance forwards": (BankDenoisers, "_noise"),
+    "guidance forwards of the base": (BankDenoisers, "_unlearned"),
+    "guidance forwards of the student": (BankDenoisers, "student"),
     "backward": (torch.Tensor, "backward"),
     "optimiser": (SlotOptimizer, "step"),
 }
