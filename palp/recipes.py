@@ -17,8 +17,8 @@ PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper
     "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine"},
 }
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
-    "subject": {"rank": 8, "lr": 1e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
-    "joint": {"rank": 8, "lr": 1e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
+    "subject": {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
+    "joint": {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
     "residual": {"rank": 8, "lr": 2e-3, "steps": 80, "schedule": "cosine", "warmup": 10},
 }
 

@@ -12,16 +12,12 @@ from torch import Tensor
 
 from palp.base.icons.codec import (
     CHANNELS,
-    DECODER_CHANNELS,
-    IDENTITY,
     build_autoencoder,
-    decode,
     encode,
     from_patches,
     patch_latents,
     patch_matrix,
     save_autoencoder,
-    scaling_factor,
     set_encoder,
     to_patches,
 )
@@ -84,18 +80,6 @@ def test_a_linear_decoder_already_shows_the_picture(vae: AutoencoderTiny, pictur
     error = ((rebuilt - pictures) / 2).square().mean(dim=(1, 2, 3))
     assert bias.shape == (CHANNELS,)
     assert float(-10 * error.mean().log10()) > LINEAR_PSNR_DB
-
-
-def test_training_decodes_as_the_autoencoder_does(vae: AutoencoderTiny, pictures: Tensor) -> None:
-    latents = encode(vae, pictures[:2]) / scaling_factor(vae)
-    with torch.no_grad():
-        expected = vae.decode(latents).sample
-        torch.testing.assert_close(decode(vae.decoder, latents), expected, atol=1e-5, rtol=0)
-
-
-def test_the_identity_layer_passes_its_input_on(vae: AutoencoderTiny) -> None:
-    features = torch.rand(1, DECODER_CHANNELS, 16, 16)
-    assert torch.equal(vae.decoder.layers[IDENTITY](features), features)
 
 
 def test_saving_and_loading_is_silent_and_exact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -20,6 +21,7 @@ __all__ = ["Access"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 GONE = 499  # for the log: nobody got an answer
+LINGER_S, LINGER_BYTES = 1.0, 2**20  # how much of an unwanted body is thrown away, so that its sender reads the answer
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -48,6 +50,9 @@ class Access:
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "owner": "", "whole": False}
         started, status = time.perf_counter(), GONE
 
+        def refused() -> bool:
+            return bool(announced) and not scope["state"]["whole"]
+
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -55,9 +60,14 @@ class Access:
                 headers = MutableHeaders(scope=message)
                 headers.update({**SAFETY, "X-Request-Id": request_id})
                 headers.setdefault("Cache-Control", "no-store")
-                if announced and not scope["state"]["whole"]:
+                if refused():
                     headers["Connection"] = "close"  # the rest of the body is not wanted
-            await send(message)
+            if message["type"] != "http.response.body" or message.get("more_body", False) or not refused():
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await _linger(receive)
+            await send({"type": "http.response.body"})
 
         try:
             await self.app(scope, receive, send_with_headers)
@@ -82,3 +92,17 @@ class Access:
         if self._service.settings.log_prompts and "prompt" in state:
             fields["prompt"] = state["prompt"]
         LOG.info("request", extra={"fields": fields})
+
+
+async def _linger(receive: Receive) -> None:
+    """Read on for a moment: a connection closed over unread bytes is reset, and takes the answer with it."""
+    got = 0
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while got < LINGER_BYTES:
+                message = await receive()
+                got += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

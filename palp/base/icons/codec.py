@@ -26,7 +26,7 @@ PATCH = 16  # pixels of a latent cell
 WHITENING = 0.7  # 0 keeps the components' own variances, 1 makes them all equal
 AMPLITUDE = 0.1  # standard deviation of a latent inside the autoencoder, whose decoder squashes beyond 3
 DECODER_CHANNELS = 72
-IDENTITY = -2  # the decoder's layer at full resolution that is set to pass its input on
+DECODER_BLOCKS = (4, 4, 3, 1, 1)  # of each resolution, 8 to 128; what the inverse leaves over is trained
 
 Array = NDArray[np.float64]
 
@@ -37,11 +37,10 @@ def build_autoencoder() -> AutoencoderTiny:
         encoder_block_out_channels=(CHANNELS,) * 5,
         decoder_block_out_channels=(DECODER_CHANNELS,) * 5,
         num_encoder_blocks=(0,) * 5,
-        num_decoder_blocks=(4, 3, 2, 1, 0),
+        num_decoder_blocks=DECODER_BLOCKS,
         latent_channels=CHANNELS,
         scaling_factor=1 / AMPLITUDE,
     )
-    nn.init.dirac_(cast(nn.Conv2d, vae.decoder.layers[IDENTITY]).weight)
     return vae
 
 
@@ -149,18 +148,6 @@ def patch_latents(pictures: Tensor, encoder: tuple[Tensor, Tensor]) -> Tensor:
     weights, bias = encoder
     cells = to_patches(pictures) @ weights + bias
     return cells.transpose(1, 2).reshape(len(pictures), CHANNELS, LATENT_SIDE, LATENT_SIDE)
-
-
-def decode(decoder: nn.Module, latents: Tensor) -> Tensor:
-    """Unscaled latents `[n, 64, 8, 8]` to pictures in [-1, 1], with gradients: `decoder(latents)` without `IDENTITY`.
-
-    That layer is the most expensive one, and does nothing; a plain diffusers pipeline runs it, training need not.
-    """
-    layers = decoder.get_submodule("layers")
-    assert isinstance(layers, nn.Sequential)
-    features = layers[:IDENTITY](torch.tanh(latents / 3) * 3)
-    pictures: Tensor = layers[-1](features).mul(2).sub(1)
-    return pictures
 
 
 @torch.no_grad()

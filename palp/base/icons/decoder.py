@@ -1,4 +1,9 @@
-"""Training the decoder of the embedded base's autoencoder; its encoder, and so the latents, stay as they are."""
+"""Training the decoder of the embedded base's autoencoder; its encoder, and so the latents, stay as they are.
+
+Only blocks that the exact inverse has no use for are trained: what they add is what principal components left out.
+They stand before the last exact stages, which are one linear map a cell; so training needs no convolution at full
+resolution. It runs in float32, as decoding does: in bfloat16 a decoder learns to undo the rounding of exact stages.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +11,90 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
-from palp.base.icons.codec import IDENTITY, decode, patch_latents, patch_matrix, scaling_factor
+from palp.base.icons.checkpoint import channels_last, follow, load_training, save_training
+from palp.base.icons.codec import CHANNELS, patch_latents, patch_matrix, scaling_factor
 from palp.base.icons.dataset import to_tensor
-from palp.base.icons.inverse import set_parameters
+from palp.base.icons.inverse import spare_blocks
 from palp.errors import NonFiniteLossError
+
+PROBE = 0.1  # of a coefficient's reach: a change within which the last stages are linear
 
 
 @dataclass(frozen=True)
 class DecoderSettings:
     """How the decoder is trained."""
 
-    pictures: int = 40_000  # seen in all
+    pictures: int = 80_000  # seen in all
     batch: int = 16  # pictures a step
     learning_rate: float = 3e-4  # peak, AdamW
-    caution: float = 0.03  # factor on it for weights that were set to exact values
     warmup: int = 1_000  # pictures until the peak
-    latent_noise: float = 0.03  # deviation of noise on the latents, as generated ones are not exact
+    latent_noise: float = 0.0  # deviation of noise on the latents
     ema_pictures: float = 4_000.0  # horizon of the weights' moving average
     seed: int = 0
 
 
-def reconstruction_loss(rebuilt: Float[Tensor, "n c h w"], pictures: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-    """Squared error and a tenth of the absolute error, which keeps edges crisp."""
+def reconstruction_loss(rebuilt: Float[Tensor, "n ..."], pictures: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+    """Squared error and a fiftieth of the absolute error, which keeps edges crisp."""
     error = rebuilt.float() - pictures
-    return (error**2 + 0.1 * error.abs()).mean(dim=(1, 2, 3))
+    return (error**2 + 0.02 * error.abs()).flatten(1).mean(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class LastStages:
+    """The stages after the last trained block, cell by cell of their input: picture = offset + map · coefficients.
+
+    Args:
+        layers: how many layers of the decoder come before them.
+        maps: `[cells, CHANNELS, pixels]`, for pictures in [-1, 1].
+        offset: `[cells, pixels]`.
+    """
+
+    layers: int
+    maps: Float[Tensor, "cells channels pixels"]
+    offset: Float[Tensor, "cells pixels"]
+
+    @staticmethod
+    @torch.no_grad()
+    def probe(vae: AutoencoderTiny) -> LastStages:
+        """Read the maps off, a coefficient at a time in all cells at once."""
+        layers = vae.decoder.get_submodule("layers")
+        assert isinstance(layers, nn.Sequential)
+        last = spare_blocks(vae)[-1]
+        count = 1 + next(index for index, layer in enumerate(layers) if layer is last)
+        weight = next(layers.parameters())
+        features = layers[:count](torch.zeros(1, CHANNELS, 8, 8).to(weight))
+        side = features.shape[-1]
+
+        def show(change: int | None) -> Tensor:
+            changed = features.clone()
+            if change is not None:
+                changed[:, change] += PROBE
+            return to_cells(layers[count:](changed) * 2 - 1, side)[0]
+
+        shown = show(None)
+        maps = torch.stack([(show(channel) - shown) / PROBE for channel in range(CHANNELS)], dim=1)
+        coefficients = features[0, :CHANNELS].flatten(1).T
+        return LastStages(count, maps, shown - torch.einsum("lc,lcp->lp", coefficients, maps))
+
+    def __call__(self, features: Float[Tensor, "n channels side side"]) -> Float[Tensor, "n cells pixels"]:
+        """The pictures, in cells, of what comes before the last stages."""
+        coefficients = features[:, :CHANNELS].flatten(2).permute(2, 0, 1).float()
+        return torch.baddbmm(self.offset[:, None], coefficients, self.maps).transpose(0, 1)
+
+
+def to_cells(pictures: Float[Tensor, "n 3 H W"], side: int) -> Float[Tensor, "n cells pixels"]:
+    """Pictures as `side` x `side` cells in reading order."""
+    n, channels, height, width = pictures.shape
+    split = pictures.reshape(n, channels, side, height // side, side, width // side)
+    return split.permute(0, 2, 4, 1, 3, 5).reshape(n, side**2, -1)
 
 
 class DecoderTraining:
@@ -55,23 +110,20 @@ class DecoderTraining:
         self.settings, self.pictures, self.device = settings, pictures, device
         self.amplitude = 1 / scaling_factor(vae)
         self.encoder = patch_matrix(vae)
-        self.model = channels_last(vae.decoder.to(device))
-        self.model.layers[IDENTITY].requires_grad_(False)
+        self.model = channels_last(vae.decoder.to(device)).requires_grad_(False)
+        self.last_stages = LastStages.probe(vae)
+        self._trained = spare_blocks(vae)
+        for block in self._trained:
+            block.requires_grad_(True)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self._groups(vae),
+            [parameter for block in self._trained for parameter in block.parameters()],
             lr=settings.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=0.0,
             fused=True,
         )
         self.step = 0
-
-    def _groups(self, vae: AutoencoderTiny) -> list[dict[str, Any]]:
-        """Spare weights, which learn quickly, and exact ones, which must not be blown away."""
-        exact = {id(parameter): parameter for parameter in set_parameters(vae)}
-        spare = [parameter for parameter in self.model.parameters() if id(parameter) not in exact]
-        return [{"params": spare, "factor": 1.0}, {"params": list(exact.values()), "factor": self.settings.caution}]
 
     @property
     def seen(self) -> int:
@@ -90,20 +142,34 @@ class DecoderTraining:
         pictures = to_tensor(self.pictures[np.sort(rng.integers(0, len(self.pictures), cfg.batch))])
         latents = patch_latents(pictures, self.encoder)
         latents = latents + cfg.latent_noise * torch.randn(latents.shape, generator=generator)
-        latents = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
-        with autocast(self.device):
-            loss = reconstruction_loss(decode(self.model, latents), pictures.to(self.device)).mean()
+        loss = reconstruction_loss(*self._rebuilt(latents, pictures)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         for group in self.optimizer.param_groups:
-            group["lr"] = cfg.learning_rate * group["factor"] * self.rate(self.seen)
+            group["lr"] = cfg.learning_rate * self.rate(self.seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._keep_marks()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
         follow(self.average, self.model, min(cfg.ema_pictures, 0.1 * self.seen) / cfg.batch)
         return float(loss.detach())
+
+    def _rebuilt(self, latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures from scaled latents, and those asked for, both in cells."""
+        layers = self.model.get_submodule("layers")
+        assert isinstance(layers, nn.Sequential)
+        inner = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
+        features = layers[: self.last_stages.layers](torch.tanh(inner / 3) * 3)
+        return self.last_stages(features), to_cells(pictures.to(self.device), features.shape[-1])
+
+    def _keep_marks(self) -> None:
+        """No gradient into the channels beside the coefficients, which tell exact stages which side a cell is on."""
+        for block in self._trained:
+            for parameter in block.conv[-1].parameters():
+                if parameter.grad is not None:
+                    parameter.grad[CHANNELS:] = 0
 
     def rate(self, seen: int) -> float:
         """Share of the peak learning rate: warm-up, then half a cosine."""

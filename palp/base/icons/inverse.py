@@ -10,8 +10,8 @@ tell them apart. Two things make that possible with exact weights:
   ramp's step after upsampling tells left children from right ones, and upper from lower.
 
 A flip is one block: `relu(h - 4 [kept])` is h where the sign turns, else 0, and twice that is subtracted. Coefficients
-are stored as c / reach + 1, which is positive, so that blocks pass them on unchanged. The
-last upsampling cannot be inverted so: the convolution after it is fitted by least squares.
+are stored as c / reach + 1, which is positive, so that blocks pass them on unchanged. The last convolution is fitted
+by least squares.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palp.base.icons.codec import IDENTITY, LATENT_SIDE, PATCH, Array, encode, scaling_factor
+from palp.base.icons.codec import LATENT_SIDE, PATCH, Array, encode, scaling_factor
 from palp.base.icons.mirrored import descend, encoder_basis, mirrorings
 
 MARGIN = 1.5  # of the ranges over the largest coefficient seen
 ROWS = 100_000  # pixels that the last convolution is fitted to
-RIDGE = 1e-7  # of the mean square of its inputs
 KEPT = 4.0  # what is subtracted from coefficients, all below 2, where they keep their sign
+WANDERING = 3  # blocks of the first stage in which ones wander in from the border
 SIDE_FEATURES = 7  # hidden channels that tell which side a cell is on
 
 
@@ -66,7 +66,7 @@ def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
     """Set the decoder, in place, to invert the encoder as well as a linear map can; spare channels stay random.
 
     Arguments:
-        vae: with its encoder set, and a decoder of width 72 or more with blocks (3+, 1+, 1+, 1+, 0).
+        vae: with its encoder set, and a decoder of width 72 or more with blocks (3+, 1+, 1+, 1+, 1+).
         pictures: `[n, 3, 128, 128]` in [-1, 1], from which the ranges of coefficients are read.
     """
     entry, blocks, ups = _parts(vae)
@@ -78,7 +78,7 @@ def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
     reach = _reach(values)
     here, change = Channels(len(reach)), np.eye(len(reach))
     _set_entry(entry, here, factor / reach, offset / reach + 1)
-    for block in blocks[0][:3]:
+    for block in blocks[0][:WANDERING]:
         _set_wander(block, here)
     for level, up in enumerate(ups):
         if level:
@@ -91,15 +91,13 @@ def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
         _set_flip(blocks[level + 1][0], there, basis.odd)
         values = np.concatenate([values * signs for signs in mirrorings(basis.odd)])
         here = there
-    _set_last(vae, pictures)
+    _set_last(vae, pictures, here.coefficients)
 
 
-def set_parameters(vae: AutoencoderTiny) -> list[nn.Parameter]:
-    """The decoder's parameters that `set_decoder` sets to exact values; those of spare blocks are not among them."""
-    entry, blocks, ups = _parts(vae)
-    flips = [stage[0] for stage in blocks[1:] if stage]
-    last = list(vae.decoder.layers)[-1]
-    return [p for module in (entry, *blocks[0][:3], *ups, *flips, last) for p in module.parameters()]
+def spare_blocks(vae: AutoencoderTiny) -> list[AutoencoderTinyBlock]:
+    """The decoder's blocks that the inverse has no use for: after `set_decoder` each passes its input on."""
+    first, *later = _parts(vae)[1]
+    return [*first[WANDERING:], *(block for stage in later for block in stage[1:])]
 
 
 Stages = list[list[AutoencoderTinyBlock]]
@@ -115,7 +113,7 @@ def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d]]:
             stages[-1].append(layer)
         elif isinstance(layer, nn.Upsample):
             stages.append([])
-    return convolutions[0], stages, convolutions[1:-2]
+    return convolutions[0], stages, convolutions[1:-1]
 
 
 def _reach(values: Array) -> Array:
@@ -225,22 +223,15 @@ def _set_flip(block: AutoencoderTinyBlock, here: Channels, odd: NDArray[np.bool_
             _tap(third, i, feature, 2 * factor)
 
 
-def _set_last(vae: AutoencoderTiny, pictures: Tensor) -> None:
-    """Fit the last convolution to pictures in [-1, 1] by least squares, over `ROWS` of their pixels."""
+def _set_last(vae: AutoencoderTiny, pictures: Tensor, coefficients: int) -> None:
+    """Fit the last convolution's centre taps to pictures in [-1, 1] by least squares, over `ROWS` of their pixels."""
     layers = vae.decoder.layers
-    features = layers[:IDENTITY](torch.tanh(vae.encode(pictures).latents / 3) * 3)
-    generator = torch.Generator().manual_seed(0)
-    kept = max(1, ROWS // len(pictures))
-    columns, wanted = [], []
-    for feature, picture in zip(features, pictures, strict=True):
-        taps = functional.unfold(feature[None], 3, padding=1)[0]
-        pixels = torch.randperm(taps.shape[1], generator=generator)[:kept]
-        columns.append(functional.pad(taps[:, pixels], (0, 0, 0, 1), value=1.0).double())
-        wanted.append((picture.flatten(1)[:, pixels].double() + 1) / 2)
-    gram = sum((taps @ taps.T for taps in columns), start=torch.zeros(()))
-    right = sum((taps @ colour.T for taps, colour in zip(columns, wanted, strict=True)), start=torch.zeros(()))
-    solution = torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram), right)
-    last = cast(nn.Conv2d, layers[-1])
+    features = layers[:-1](torch.tanh(vae.encode(pictures).latents / 3) * 3)[:, :coefficients]
+    pixels = torch.randperm(features[:, 0].numel(), generator=torch.Generator().manual_seed(0))[:ROWS]
+    known = features.movedim(1, -1).flatten(0, 2)[pixels].double()
+    wanted = (pictures.movedim(1, -1).flatten(0, 2)[pixels].double() + 1) / 2
+    solution = torch.linalg.lstsq(functional.pad(known, (0, 1), value=1.0), wanted).solution
+    last = _clear(layers[-1])
     assert last.bias is not None
-    last.weight.copy_(solution[:-1].T.reshape(last.weight.shape))
+    last.weight[:, :coefficients, CENTRE, CENTRE] = solution[:-1].T.to(last.weight)
     last.bias.copy_(solution[-1])
