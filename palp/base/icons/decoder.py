@@ -36,7 +36,7 @@ class DecoderSettings:
     batch: int = 16  # pictures a step
     learning_rate: float = 3e-4  # peak, AdamW
     warmup: int = 1_000  # pictures until the peak
-    latent_noise: float = 0.0  # deviation of noise on the latents
+    latent_noise: float = 0.3  # largest deviation of noise on a picture's latents, as generated ones are not exact
     ema_pictures: float = 4_000.0  # horizon of the weights' moving average
     seed: int = 0
 
@@ -141,7 +141,8 @@ class DecoderTraining:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         pictures = to_tensor(self.pictures[np.sort(rng.integers(0, len(self.pictures), cfg.batch))])
         latents = patch_latents(pictures, self.encoder)
-        latents = latents + cfg.latent_noise * torch.randn(latents.shape, generator=generator)
+        deviation = cfg.latent_noise * torch.rand(cfg.batch, 1, 1, 1, generator=generator)
+        latents = latents + deviation * torch.randn(latents.shape, generator=generator)
         loss = reconstruction_loss(*self._rebuilt(latents, pictures)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
