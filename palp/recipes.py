@@ -19,7 +19,7 @@ PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
     "subject": {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
     "joint": {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
-    "residual": {"rank": 8, "lr": 2e-3, "steps": 80, "schedule": "cosine", "warmup": 10},
+    "residual": {"rank": 8, "lr": 2e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 0.75},
 }
 
 

@@ -168,7 +168,7 @@ def _all(cell: Cell) -> tuple[Scene, ...]:
 
 
 def _score_composition(cell: Cell) -> Plan:
-    gamma = cell.choices.get("score_composition", {}).get("gamma", 1.5)
+    gamma = cell.choices.get("score_composition", {}).get("gamma", 0.5)
     return Plan(((subject_need(cell.subject), 1.0),), gamma=float(gamma))
 
 
