@@ -104,7 +104,8 @@ class Peer:
 
     def __init__(self, source: str, base: Base, adapters: Sequence[Adapter]) -> None:
         folder_of = setting.folder_of(source)
-        self.pipeline: Any = DiffusionPipeline.from_pretrained(folder_of, torch_dtype=base.unet.dtype).to(base.device)
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder_of, torch_dtype=base.weights_dtype)
+        self.pipeline = pipeline.to(base.device)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PEFT's, of a second adapter
             for name, adapter in zip(NAMES, adapters, strict=True):

@@ -26,7 +26,7 @@ GUIDANCE = 4.0
 
 def peer(source: str, base: Base) -> Any:
     """Diffusers' pipeline in the base's type and place."""
-    pipeline: Any = DiffusionPipeline.from_pretrained(setting.folder_of(source), torch_dtype=base.unet.dtype)
+    pipeline: Any = DiffusionPipeline.from_pretrained(setting.folder_of(source), torch_dtype=base.weights_dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(base.device)
 

@@ -62,6 +62,6 @@ def folder_of(source: str) -> str:
 
 def arithmetic(base: Base) -> AbstractContextManager[object]:
     """Autocast for a peer, as the base has it."""
-    if base.unet.dtype == base.dtype:
+    if base.weights_dtype == base.dtype:
         return nullcontext()
     return torch.autocast(base.device.type, base.dtype)

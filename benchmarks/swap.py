@@ -49,7 +49,7 @@ def installing(base: Base, resident: int, adapters: list[Adapter]) -> Callable[[
 def switching(source: str, base: Base, resident: int, adapters: list[Adapter]) -> Callable[[], None]:
     """Diffusers' pipeline with resident adapters, and a switch."""
     place = setting.folder_of(source)
-    pipeline: Any = DiffusionPipeline.from_pretrained(place, torch_dtype=base.unet.dtype).to(base.device)
+    pipeline: Any = DiffusionPipeline.from_pretrained(place, torch_dtype=base.weights_dtype).to(base.device)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # PEFT's, of a second adapter
         for number, adapter in enumerate(adapters):

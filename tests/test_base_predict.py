@@ -116,7 +116,9 @@ def test_sites_are_the_attention_projections(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_arithmetic_is_near_and_answers_in_float32(kind: Kind) -> None:
     exact, half = tiny_base(kind), tiny_base(kind, torch.bfloat16)
-    assert half.unet.dtype == torch.float32
+    assert half.weights_dtype == torch.float32
+    held = {m.weight.dtype for m in half.unet.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    assert held == {torch.bfloat16}
     x_t = noisy(exact)
     expected = exact.predict(x_t, T, exact.encode_prompts(PROMPTS))
     output = half.predict(x_t, T, half.encode_prompts(PROMPTS))

@@ -160,7 +160,7 @@ def test_auto_type_on_a_cpu_follows_its_units(
     monkeypatch.setattr(palp.base.load, "_cpu_has_bfloat16", lambda: has_bfloat16)
     base = load_base(str(sd1), "cpu", "auto")
     assert base.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
-    assert base.unet.dtype == base.vae.dtype == torch.float32
+    assert base.weights_dtype == base.vae.dtype == torch.float32
 
 
 def test_fingerprint_sees_weights_and_configuration_only() -> None:

@@ -33,7 +33,7 @@ class Base:
         schedule: noise levels and kind of prediction.
         scheduler_config: diffusers configuration that samplers are built from.
         device: where everything is.
-        dtype: of arithmetic; on a CPU weights stay float32 and this is the autocast type.
+        dtype: of arithmetic; on a CPU the autocast type.
     """
 
     name: str
@@ -56,6 +56,12 @@ class Base:
     def tokenizers(self) -> dict[str, Any]:
         """Tokenizers by the name of their text encoder."""
         return {name: encoder.tokenizer for name, encoder in self.encoders.items()}
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Of the text encoders and of what enters the denoiser; another than `dtype` where arithmetic is autocast."""
+        dtype: torch.dtype = next(iter(self.encoders.values())).model.dtype
+        return dtype
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -113,7 +119,7 @@ class Base:
         An adapter's part is in them: call both inside the same route of the same bank, and project again when the
         adapter changes.
         """
-        hidden = text.hidden.to(self.unet.dtype)
+        hidden = text.hidden.to(self.weights_dtype)
         with self._arithmetic():
             layers = {site.name: self.unet.get_submodule(site.name) for site in self.sites("cross-kv")}
             return replace(text, projected={name: layer(hidden) for name, layer in layers.items()})
@@ -122,7 +128,7 @@ class Base:
         self, x_t: Float[Tensor, "batch c h w"], t: Int[Tensor, " batch"], text: TextState
     ) -> Float[Tensor, "batch c h w"]:
         """Native output of the denoiser (noise or v), float32, differentiable."""
-        weights = self.unet.dtype
+        weights = self.weights_dtype
         pooled = None if text.pooled is None else text.pooled.to(weights)
         state = replace(text, hidden=text.hidden.to(weights), pooled=pooled)
         with self._arithmetic():
@@ -150,6 +156,6 @@ class Base:
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         """Autocast where weights are wider than the arithmetic."""
-        if self.unet.dtype == self.dtype:
+        if self.weights_dtype == self.dtype:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from palp.base.attention import fused, use_block_attention, written_out
 from palp.base.base import Base
@@ -37,7 +38,8 @@ def load_base(
         device: "cpu", "cuda", …; by default CUDA where there is one.
         dtype: "float32", "bfloat16", "float16" or "auto". Auto is bfloat16 on CUDA (float16 where that is
             missing) and on CPUs with bfloat16 units, else float32. On CUDA weights have this type; on CPUs
-            they stay float32 and arithmetic is autocast. The autoencoder is float32 everywhere.
+            arithmetic is autocast, with linear layers and convolutions of the denoiser held in this type and
+            all else in float32. The autoencoder is float32 everywhere.
         config: local folder with a diffusers pipeline's configuration, for a single file without network.
 
     Raises:
@@ -82,6 +84,8 @@ def base_from_pipeline(
         dtype=dtype,
     )
     base.freeze()
+    if base.weights_dtype != dtype:
+        _hold(base.unet, dtype)
     few = device.type == "cpu" and max(base.latent_shape[1:]) <= WRITTEN_OUT_LATENT_SIDE
     use_block_attention(base.unet, written_out if few else fused)
     return base
@@ -211,6 +215,13 @@ def _encoders(pipeline: Any, place: torch.device, weights: torch.dtype) -> dict[
 def _moved(module: Any, place: torch.device, dtype: torch.dtype) -> Any:
     """`module` on `place` in `dtype`; diffusers grumbles at a cast, even one to the same type."""
     return module.to(place) if module.dtype == dtype else module.to(place, dtype)
+
+
+def _hold(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Keep what autocast would cast at every call, as it does for frozen weights, in the type that it casts to."""
+    for module in unet.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
 
 
 def _device(name: str | None) -> torch.device:

@@ -108,7 +108,7 @@ def _pipeline(base: Base, source: str, adapters: list[Adapter], folder: Path) ->
     from diffusers import DiffusionPipeline
 
     place = str(ICONS_WEIGHTS) if source == "icons" else source
-    pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=base.unet.dtype).to(base.device)
+    pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=base.weights_dtype).to(base.device)
     pipeline.set_progress_bar_config(disable=True)
     for number, adapter in enumerate(adapters):
         file = folder / f"s{number}.safetensors"
@@ -122,7 +122,7 @@ def _pipeline(base: Base, source: str, adapters: list[Adapter], folder: Path) ->
 def _switched(base: Base, pipeline: Any, subjects: Sequence[int], steps: int) -> Figures:
     """A switch, then a picture."""
     arithmetic: AbstractContextManager[object] = nullcontext()
-    if base.unet.dtype != base.dtype:
+    if base.weights_dtype != base.dtype:
         arithmetic = torch.autocast(base.device.type, base.dtype)
     start = time.monotonic()
     with torch.no_grad(), arithmetic:

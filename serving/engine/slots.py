@@ -58,7 +58,7 @@ class Slots:
         spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank), dtype)
         self.bank = AdapterBank(base.unet, spec, count + 1).requires_grad_(False).attach()
         self._merge = Merge(base.unet, self.bank, {site.name for site in base.sites("cross-kv")})
-        self._may_merge = base.unet.dtype == base.dtype == torch.float32
+        self._may_merge = base.weights_dtype == base.dtype == torch.float32
         self._slot_of: OrderedDict[Combination, int] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._free = list(range(count, BARE, -1))
