@@ -15,13 +15,13 @@ from palp.evaluate.summary import summarise
 
 __all__ = ["GRID", "choose", "read_choices", "sweep"]
 
-GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp and its rivals λ · α is around 1
+GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp and its rivals λ · α is 0.1 to 1.5
     "palp": (
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.01},
         {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.03},
         {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.1},
-        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.2},
-        {"alpha": 7.5, "beta": 1.0, "guidance_weight": 0.1},
-        {"alpha": 4.0, "beta": 1.0, "guidance_weight": 0.3},
+        {"alpha": 7.5, "beta": 1.0, "guidance_weight": 0.03},
+        {"alpha": 4.0, "beta": 1.0, "guidance_weight": 0.1},
     ),
     "sds": tuple({"alpha": 7.5, "guidance_weight": weight} for weight in (0.01, 0.03, 0.1)),
     "nfsd": tuple({"alpha": 7.5, "guidance_weight": weight} for weight in (0.01, 0.03, 0.1)),
