@@ -16,9 +16,10 @@ PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper
     "joint": {"rank": 32, "lr": 5e-5, "lr_placeholder": 5e-4, "steps": 500, "batch": 8},
     "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine"},
 }
+LEARNED = {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 600, "schedule": "cosine", "warmup": 10}
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
-    "subject": {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
-    "joint": {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 200, "schedule": "cosine", "warmup": 10},
+    "subject": {**LEARNED},
+    "joint": {**LEARNED, "guidance_weight": 0.03},
     "residual": {"rank": 8, "lr": 2e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 0.75},
 }
 
