@@ -22,8 +22,8 @@ __all__ = ["COLUMNS", "PROMPTS", "Demo", "run_demo"]
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "subjects"
 PROMPTS = (
-    "a comic drawing of [V] in a snow field",
-    "pixel art of [V] in the desert at sunset",
+    "an oil painting of [V] in a meadow",
+    "a watercolor painting of [V] on a beach",
 )
 COLUMNS = ("base model, class word", "subject adapter alone", "PALP")
 Bar = Callable[[str], AbstractContextManager[Report]]
@@ -41,8 +41,8 @@ class Demo:
         seed: of the pictures drawn.
     """
 
-    pictures: Path = EXAMPLES / "dodo"
-    class_word: str = "duck"
+    pictures: Path = EXAMPLES / "pickup-truck"
+    class_word: str = "truck"
     prompts: tuple[str, ...] = PROMPTS
     steps: int | None = None
     seed: int = 0
