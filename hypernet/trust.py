@@ -35,6 +35,6 @@ def fit_gate(hypernet: Hypernetwork, hidden: Float[Tensor, "prompts tokens dim"]
 def nonsense(random: np.random.Generator, count: int) -> list[str]:
     """Prompts of one to four words of random letters: short enough for any text encoder."""
     return [
-        " ".join("".join(random.choice(LETTERS, random.integers(2, 9))) for _ in range(random.integers(1, 9)))
+        " ".join("".join(random.choice(LETTERS, random.integers(2, 9))) for _ in range(random.integers(1, 5)))
         for _ in range(count)
     ]
