@@ -123,12 +123,12 @@ def test_transferred_adapters_never_saw_the_subject(trained: Study) -> None:
 
 
 def test_chosen_settings_reach_the_training_and_the_sampling(trained: Study) -> None:
-    choices = {"palp": {"guidance_weight": 0.25}, "score_composition": {"gamma": 0.5}}
+    choices = {"palp": {"guidance_weight": 0.25}, "score_composition": {"gamma": 0.25}}
     chosen = replace(cell(), choices=choices)
     for method in ("palp", "palp_fresh_noise", "palp_no_rescale"):
         assert trained.shelf.settings(own_part(method, chosen)).guidance_weight == 0.25
-    assert trained.shelf.settings(own_part("sds", chosen)).guidance_weight == 0.1
-    assert METHODS["score_composition"].plan(chosen).gamma == 0.5
+    assert trained.shelf.settings(own_part("sds", chosen)).guidance_weight == 0.03
+    assert METHODS["score_composition"].plan(chosen).gamma == 0.25
 
 
 def test_methods_are_chosen_by_name_in_the_tables_order() -> None:
