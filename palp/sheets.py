@@ -19,6 +19,7 @@ __all__ = ["contact_sheet", "save_png", "to_images"]
 
 GAP = 6  # pixels between pictures, and around labels
 LABEL_SIZE = 12  # pixels
+SPELLED = str.maketrans({"×": "x", "…": "...", "λ": "lambda"})  # what the font that Pillow brings has no glyph for
 LABEL_WIDTH = 150  # of a row's label, pixels
 SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged
 PAPER, INK = (255, 255, 255), (32, 32, 32)
@@ -95,7 +96,7 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
 def _wrap(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     """The label in lines of at most `width` pixels, broken between words."""
     lines = [""]
-    for word in label.split():
+    for word in label.translate(SPELLED).split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)

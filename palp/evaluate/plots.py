@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from palp.evaluate.intervals import Estimate
+from palp.sheets import SPELLED
 
 __all__ = ["curves", "plane"]
 
 SHARP = 2  # figures are drawn this many times as large as they are shown
 PANEL = (420, 340)  # pixels of a panel's inside, as shown
 LEFT, TOP, BOTTOM, LEGEND = 64, 34, 52, 250  # pixels around it
-UNKNOWN = str.maketrans({"×": "x", "…": "..."})  # to the font that Pillow brings
 PAPER, INK, PALE = (255, 255, 255), (32, 32, 32), (214, 214, 214)
 COLOURS = (
     (31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14),
@@ -66,7 +66,7 @@ class _Panel:
     def text(self, at: Point, words: str, anchor: str, below: int, colour: tuple[int, int, int] = INK) -> None:
         """Words at a point, so many pixels lower."""
         font = ImageFont.load_default(12 * SHARP)
-        known = words.translate(UNKNOWN)
+        known = words.translate(SPELLED)
         self.draw.text((at[0], at[1] + below * SHARP), known, colour, font, anchor)
 
 
