@@ -60,8 +60,7 @@ class Base:
     @property
     def weights_dtype(self) -> torch.dtype:
         """Of the text encoders and of what enters the denoiser; another than `dtype` where arithmetic is autocast."""
-        dtype: torch.dtype = next(iter(self.encoders.values())).model.dtype
-        return dtype
+        return next(iter(self.encoders.values())).embedding.weight.dtype
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
