@@ -37,8 +37,8 @@ def evaluate(
 ) -> None:
     """Train and draw with every method on subjects never seen, and judge alignment and identity.
 
-    Everything is about 500 adapters: four hours on two CPU cores, minutes on a GPU; --sweep takes an hour. In a quarter
-    of an hour: --subjects 4 --prompts 3 --seeds 2 --methods subject,subject_0.6,unguided,palp,residual_composed
+    Everything is about 500 adapters: half a day on two CPU cores, minutes on a GPU; --sweep takes three hours. In a
+    quarter of an hour: --subjects 4 --prompts 2 --methods subject,subject_0.6,unguided,palp,residual_composed
     """
     from palp.base.icons.judges import load_judges
     from palp.cli.base import open_base
