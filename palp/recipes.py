@@ -18,7 +18,7 @@ PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper
 }
 LEARNED = {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 600, "schedule": "cosine", "warmup": 10}
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
-    "subject": {**LEARNED},
+    "subject": LEARNED,
     "joint": {**LEARNED, "guidance_weight": 0.03},
     "residual": {"rank": 8, "lr": 2e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 0.75},
 }

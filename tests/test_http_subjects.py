@@ -161,6 +161,13 @@ def test_oversized_bodies_are_refused_before_they_are_read(address: str) -> None
     assert b" 4" in send_raw(address, *chunks).split(b"\r\n")[0]
 
 
+def test_who_goes_on_sending_a_refused_body_still_reads_the_answer(address: str) -> None:
+    head = b"POST /v1/subjects HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    answer = send_raw(address, head + b"Content-Length: 500000\r\n\r\n", *[b"x" * 50_000] * 10, pause_s=0.02)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in answer
+
+
 def test_slow_bodies_time_out() -> None:
     with running(FakeEngine(), HttpSettings(body_timeout_s=0.3)) as (address, _):
         head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -48,6 +48,9 @@ def test_patches_are_cells_in_reading_order() -> None:
     assert torch.equal(patches[1, 8 * 2 + 5].reshape(16, 16, 3), pictures[1, :, 32:48, 80:96].permute(1, 2, 0))
     assert torch.equal(from_patches(patches), pictures)
     assert torch.equal(to_patches(from_patches(patches)), patches)
+    finer = to_patches(pictures, 32)
+    assert finer.shape == (2, 1024, 48)
+    assert torch.equal(finer[1, 32 * 2 + 5].reshape(4, 4, 3), pictures[1, :, 8:12, 20:24].permute(1, 2, 0))
 
 
 def test_the_convolutions_are_the_patch_matrix(vae: AutoencoderTiny, pictures: Tensor) -> None:

@@ -17,9 +17,9 @@ from transformers import CLIPTokenizer
 from palp.base.icons import train_judges
 from palp.base.icons.architecture import build_scheduler
 from palp.base.icons.checkpoint import follow
-from palp.base.icons.codec import build_autoencoder, encode, patch_latents, patch_matrix, set_encoder
+from palp.base.icons.codec import build_autoencoder, encode, patch_latents, patch_matrix, set_encoder, to_patches
 from palp.base.icons.dataset import to_tensor
-from palp.base.icons.decoder import DecoderSettings, DecoderTraining, reconstruction_loss, to_cells
+from palp.base.icons.decoder import DecoderSettings, DecoderTraining, reconstruction_loss
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, denoising_loss
 from palp.base.icons.inverse import set_decoder
 from palp.base.icons.judges import build_judges
@@ -29,6 +29,7 @@ from palp.errors import NonFiniteLossError
 from tests.icons import assert_same, latent_set, narrow, renders, tokenizer_in
 
 CPU = torch.device("cpu")
+LEARNED = 0.99  # of the loss: what principal components left out of a picture is little; 0.975 is seen
 LINEAR = 2e-3  # of [-1, 1]: coefficients read off by differences in float32; 3e-4 is seen
 
 
@@ -165,13 +166,13 @@ def test_reconstruction_loss_by_hand() -> None:
 
 
 def test_the_decoder_learns_and_the_latents_stay(vae: AutoencoderTiny) -> None:
-    pictures = renders(2)
+    pictures = renders(1)
     shown = to_tensor(pictures)
     latents = encode(vae, shown)
     fixed = {name: value.clone() for name, value in vae.decoder.layers[-1].state_dict().items()}
-    training = DecoderTraining(vae, pictures, DecoderSettings(pictures=200, batch=2, warmup=1), CPU)
-    losses = steps(training, 20)
-    assert min(losses[10:]) < 0.99 * losses[0]  # what principal components left out is little
+    settings = DecoderSettings(pictures=10_000, batch=1, learning_rate=1e-4, warmup=1, latent_noise=0.0)
+    losses = steps(DecoderTraining(vae, pictures, settings, CPU), 40)
+    assert losses[-1] < LEARNED * losses[0]  # always the same picture, as it is
     assert torch.equal(encode(vae, shown), latents)
     assert_same(vae.decoder.layers[-1].state_dict(), fixed)
 
@@ -183,13 +184,8 @@ def test_the_last_stages_are_one_map_a_cell(vae: AutoencoderTiny) -> None:
     with torch.no_grad():
         rebuilt, asked = training._rebuilt(patch_latents(pictures, patch_matrix(vae)), pictures)
         decoded = vae.decode(vae.encode(pictures).latents).sample
-    torch.testing.assert_close(rebuilt, to_cells(decoded, 32), atol=LINEAR, rtol=0)
-    assert torch.equal(asked, to_cells(pictures, 32))
-
-
-def test_cells_are_in_reading_order() -> None:
-    pictures = torch.rand(2, 3, 8, 8)
-    assert torch.equal(to_cells(pictures, 4)[1, 4 * 2 + 3].view(3, 2, 2), pictures[1, :, 4:6, 6:8])
+    torch.testing.assert_close(rebuilt, to_patches(decoded, 32), atol=LINEAR, rtol=0)
+    assert torch.equal(asked, to_patches(pictures, 32))
 
 
 def test_rates_rise_and_fall(vae: AutoencoderTiny, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,11 +129,11 @@ def patch_matrix(vae: AutoencoderTiny) -> tuple[Tensor, Tensor]:
     return latents.reshape(patch, CHANNELS) - bias, bias
 
 
-def to_patches(pictures: Tensor) -> Tensor:
-    """`[n, 3, 128, 128]` to `[n, 64, 768]`, one row a latent cell."""
-    n = len(pictures)
-    split = pictures.reshape(n, 3, LATENT_SIDE, PATCH, LATENT_SIDE, PATCH)
-    return split.permute(0, 2, 4, 3, 5, 1).reshape(n, LATENT_SIDE**2, -1)
+def to_patches(pictures: Tensor, side: int = LATENT_SIDE) -> Tensor:
+    """`[n, 3, 128, 128]` to `[n, side², pixels]`, one row for each of `side` x `side` cells: by default a latent's."""
+    n, pixels = len(pictures), pictures.shape[-1] // side
+    split = pictures.reshape(n, 3, side, pixels, side, pixels)
+    return split.permute(0, 2, 4, 3, 5, 1).reshape(n, side**2, -1)
 
 
 def from_patches(patches: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from palp.base.icons.checkpoint import channels_last, follow, load_training, save_training
-from palp.base.icons.codec import CHANNELS, patch_latents, patch_matrix, scaling_factor
+from palp.base.icons.codec import CHANNELS, LATENT_SIDE, patch_latents, patch_matrix, scaling_factor, to_patches
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.inverse import spare_blocks
 from palp.errors import NonFiniteLossError
@@ -70,14 +70,14 @@ class LastStages:
         last = spare_blocks(vae)[-1]
         count = 1 + next(index for index, layer in enumerate(layers) if layer is last)
         weight = next(layers.parameters())
-        features = layers[:count](torch.zeros(1, CHANNELS, 8, 8).to(weight))
+        features = layers[:count](torch.zeros(1, CHANNELS, LATENT_SIDE, LATENT_SIDE).to(weight))
         side = features.shape[-1]
 
         def show(change: int | None) -> Tensor:
             changed = features.clone()
             if change is not None:
                 changed[:, change] += PROBE
-            return to_cells(layers[count:](changed) * 2 - 1, side)[0]
+            return to_patches(layers[count:](changed) * 2 - 1, side)[0]
 
         shown = show(None)
         maps = torch.stack([(show(channel) - shown) / PROBE for channel in range(CHANNELS)], dim=1)
@@ -88,13 +88,6 @@ class LastStages:
         """The pictures, in cells, of what comes before the last stages."""
         coefficients = features[:, :CHANNELS].flatten(2).permute(2, 0, 1).float()
         return torch.baddbmm(self.offset[:, None], coefficients, self.maps).transpose(0, 1)
-
-
-def to_cells(pictures: Float[Tensor, "n 3 H W"], side: int) -> Float[Tensor, "n cells pixels"]:
-    """Pictures as `side` x `side` cells in reading order."""
-    n, channels, height, width = pictures.shape
-    split = pictures.reshape(n, channels, side, height // side, side, width // side)
-    return split.permute(0, 2, 4, 1, 3, 5).reshape(n, side**2, -1)
 
 
 class DecoderTraining:
@@ -163,7 +156,7 @@ class DecoderTraining:
         assert isinstance(layers, nn.Sequential)
         inner = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
         features = layers[: self.last_stages.layers](torch.tanh(inner / 3) * 3)
-        return self.last_stages(features), to_cells(pictures.to(self.device), features.shape[-1])
+        return self.last_stages(features), to_patches(pictures.to(self.device), features.shape[-1])
 
     def _keep_marks(self) -> None:
         """No gradient into the channels beside the coefficients, which tell exact stages which side a cell is on."""
