@@ -16,44 +16,64 @@ if TYPE_CHECKING:
     from serving.subjects.named import NamedSubject
 
 
+Prompts = Annotated[
+    list[str], typer.Option("--prompt", help="What to draw, with [V] for the subject; may be repeated.")
+]
+Out = Annotated[Path, typer.Option(help="PNG file; several pictures get numbered names.")]
+SubjectName = Annotated[
+    str | None,
+    typer.Option(
+        help="Adapter file, run folder, or pictures, which are learned first (and kept); "
+        "or a name of palp-serve subjects."
+    ),
+]
+ClassWord = Annotated[
+    str | None, typer.Option("--class", help="For pictures: what the base calls such a thing: cat, truck, …")
+]
+PromptAdapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt-adapter",
+        metavar="auto|off|FILE",
+        help="auto predicts one from each prompt; one for all prompts, or one for each in turn; auto by default.",
+    ),
+]
+HypernetPath = Annotated[
+    Path | None,
+    typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
+]
+Refine = Annotated[int, typer.Option(min=0, help="PALP steps from the predicted adapter, for each prompt.")]
+SubjectScale = Annotated[float, typer.Option(help="Strength of the subject's adapter.")]
+PromptScale = Annotated[float, typer.Option(help="Strength of the prompt adapter.")]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", min=0, max=2**63 - 1, help="Of the noise; may be repeated; 0 by default."),
+]
+Count = Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds that follow on the one given.")]
+Grid = Annotated[Path | None, typer.Option(help="PNG file with all pictures: prompts down, seeds across.")]
+Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 4 on icons.")
+]
+Scheduler = Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")]
+
+
 def generate(
-    prompt: Annotated[list[str], typer.Option(help="What to draw, with [V] for the subject; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="PNG file; several pictures get numbered names.")],
-    subject: Annotated[
-        str | None,
-        typer.Option(
-            help="Adapter file, run folder, or pictures, which are learned first (and kept); "
-            "or a name of palp-serve subjects."
-        ),
-    ] = None,
-    class_word: Annotated[
-        str | None, typer.Option("--class", help="For pictures: what the base calls such a thing: cat, truck, …")
-    ] = None,
-    prompt_adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="auto|off|FILE",
-            help="auto predicts one from each prompt; one for all prompts, or one for each in turn; auto by default.",
-        ),
-    ] = None,
-    hypernet: Annotated[
-        Path | None,
-        typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
-    ] = None,
-    refine: Annotated[int, typer.Option(min=0, help="PALP steps from the predicted adapter, for each prompt.")] = 0,
-    subject_scale: Annotated[float, typer.Option(help="Strength of the subject's adapter.")] = 1.0,
-    prompt_adapter_scale: Annotated[float, typer.Option(help="Strength of the prompt adapter.")] = 1.0,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=2**63 - 1, help="Of the noise; may be repeated; 0 by default."),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds that follow on the one given.")] = 1,
-    grid: Annotated[Path | None, typer.Option(help="PNG file with all pictures: prompts down, seeds across.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 4 on icons.")
-    ] = None,
-    scheduler: Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")] = "ddim",
+    prompt: Prompts,
+    out: Out,
+    subject: SubjectName = None,
+    class_word: ClassWord = None,
+    prompt_adapter: PromptAdapters = None,
+    hypernet: HypernetPath = None,
+    refine: Refine = 0,
+    subject_scale: SubjectScale = 1.0,
+    prompt_adapter_scale: PromptScale = 1.0,
+    seed: Seeds = None,
+    count: Count = 1,
+    grid: Grid = None,
+    steps: Steps = 20,
+    guidance: Guidance = None,
+    scheduler: Scheduler = "ddim",
     base: BaseName = "icons",
     base_config: BaseConfig = None,
     device: Device = None,
@@ -80,12 +100,17 @@ def generate(
     learned, adapters = _adapters(model, prompt, (subject, class_word), wanted, hypernet, refine)
     request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, model.fingerprint)
     _draw(model, request, paths, grid)
+    _say(request, paths, grid, as_json)
+
+
+def _say(request: Request, paths: list[Path], grid: Path | None, as_json: bool) -> None:
+    """What was drawn, and where it is."""
     if as_json:
         drawn = [{"path": str(path), **facts} for path, facts in zip(paths, request.facts(), strict=True)]
-        print_json({"pictures": drawn, "grid": None if grid is None else str(grid), "base": model.fingerprint})
-    else:
-        for path in [*paths, *([] if grid is None else [grid])]:
-            typer.echo(path)
+        print_json({"pictures": drawn, "grid": None if grid is None else str(grid), "base": request.base})
+        return
+    for path in [*paths, *([] if grid is None else [grid])]:
+        typer.echo(path)
 
 
 def _adapters(

@@ -1,0 +1,36 @@
+"""The hypernetwork in the package: it is for the base in the package, and knows what it can predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hypernet.file import load_hypernet
+from hypernet.predict import Predictor
+from hypernet.shipped import shipped_hypernet
+from hypernet.trust import nonsense
+from palp.base import load_base
+from palp.corpus.plan import read_plan
+
+PLAN = Path(__file__).parents[1] / "configs" / "corpus-icons.yaml"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    base = load_base("icons", "cpu", "float32")
+    folder = shipped_hypernet(base)
+    assert folder is not None, "the shipped hypernetwork is for other weights than the shipped base's"
+    return Predictor(base, load_hypernet(folder / "hypernet.safetensors")[0])
+
+
+@pytest.mark.parametrize("class_word", ["dog", "truck", "robot", "zebra"])  # the corpus has none of the last three
+def test_a_class_word_is_no_reason_to_abstain(predictor: Predictor, class_word: str) -> None:
+    prompts = [prompt.text for prompt in read_plan(PLAN).prompts.prompts() if prompt.split == "train"][:32]
+    assert predictor.predict(prompts, [class_word] * len(prompts)).strength.tolist() == [1.0] * len(prompts)
+
+
+def test_nonsense_is_a_reason(predictor: Predictor) -> None:
+    prompts = [f"{text} [V]" for text in nonsense(np.random.default_rng(5), 32)]
+    assert predictor.predict(prompts, ["dog"] * len(prompts)).strength.tolist() == [0.0] * len(prompts)
