@@ -19,9 +19,7 @@ Milliseconds = Mapping[str, Sequence[float]]
 Rows = dict[str, dict[str, Estimate]]
 
 
-def take_turns(
-    cases: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
-) -> dict[str, list[float]]:
+def take_turns(cases: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Milliseconds of every call, after a round that does not count.
 
     Arguments:

@@ -143,9 +143,7 @@ class OnnxHypernet:
             inputs["pooled"] = text.pooled.float().cpu().numpy()
         names = [output.name for output in self._session.get_outputs()]
         values = dict(zip(names, map(torch.from_numpy, self._session.run(names, inputs)), strict=True))
-        down, up = (
-            {site.name: values[f"{side}/{site.name}"] for site in self.spec.sites} for side in ("down", "up")
-        )
+        down, up = ({site.name: values[f"{side}/{site.name}"] for site in self.spec.sites} for side in ("down", "up"))
         return Factors(self.spec, down, up), values["reliability"]
 
 

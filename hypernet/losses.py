@@ -83,16 +83,12 @@ def energy(change: Float[Tensor, "rows c h w"]) -> Float[Tensor, "rows"]:
     return change.square().flatten(1).mean(1)
 
 
-def relative_error(
-    change: Float[Tensor, "rows c h w"], target: Float[Tensor, "rows c h w"]
-) -> Float[Tensor, "rows"]:
+def relative_error(change: Float[Tensor, "rows c h w"], target: Float[Tensor, "rows c h w"]) -> Float[Tensor, "rows"]:
     """‖change − target‖² / ‖target‖²; 1 for an adapter that does nothing, in noise and in v form."""
     return energy(change - target) / (energy(target) + TINY)
 
 
-def margin(
-    own: Float[Tensor, "rows"], other: Float[Tensor, "rows"], wanted: float
-) -> Float[Tensor, "rows"]:
+def margin(own: Float[Tensor, "rows"], other: Float[Tensor, "rows"], wanted: float) -> Float[Tensor, "rows"]:
     """max(0, wanted + own − other): the own prompt's adapter must err less than another prompt's, by so much."""
     return (wanted + own - other).clamp(min=0)
 

@@ -172,9 +172,7 @@ class Adapter:
         """
         rank = self.spec.rank + other.spec.rank
         if self.spec.base != other.spec.base:
-            raise AdapterMismatchError(
-                f"an adapter for {other.spec.base} cannot be added to one for {self.spec.base}"
-            )
+            raise AdapterMismatchError(f"an adapter for {other.spec.base} cannot be added to one for {self.spec.base}")
         _check_sites(set(self.spec.sites), set(other.spec.sites))
         left, right = scale_self * self.spec.scale, scale_other * other.spec.scale
         return Adapter(

@@ -117,9 +117,7 @@ def _parts(header: dict[str, str], tensors: dict[str, Tensor], path: Path) -> Pa
     _check_shapes(spec, tensors, path)
     for key, tensor in tensors.items():
         if tensor.dtype != spec.torch_dtype:
-            raise AdapterFileError(
-                f"{path} is damaged: {key} is {tensor.dtype}, its header says {spec.dtype}"
-            )
+            raise AdapterFileError(f"{path} is damaged: {key} is {tensor.dtype}, its header says {spec.dtype}")
     _check_finite(tensors, path)
     down = {site.name: tensors[f"unet.{site.name}.lora_A.weight"] for site in spec.sites}
     up = {site.name: tensors[f"unet.{site.name}.lora_B.weight"] for site in spec.sites}
@@ -164,8 +162,7 @@ def spec_from_json(text: str, path: Path) -> AdapterSpec:
     try:
         fields = json.loads(text)
         sites = tuple(
-            Site(str(site["name"]), int(site["in_features"]), int(site["out_features"]))
-            for site in fields["sites"]
+            Site(str(site["name"]), int(site["in_features"]), int(site["out_features"])) for site in fields["sites"]
         )
         numbers = int(fields["rank"]), float(fields["alpha"])
         spec = AdapterSpec(str(fields["base"]), sites, *numbers, dtype=str(fields["dtype"]))
@@ -192,9 +189,7 @@ def _check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], path: Path) 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise AdapterFileError(
-                f"the adapter {path} has values in {key} that are not finite: train it again"
-            )
+            raise AdapterFileError(f"the adapter {path} has values in {key} that are not finite: train it again")
 
 
 def export(placeholders: Mapping[str, Mapping[str, Tensor]], folder: Path) -> dict[str, Path]:
@@ -202,9 +197,7 @@ def export(placeholders: Mapping[str, Mapping[str, Tensor]], folder: Path) -> di
     files = {word: folder / f"{check_placeholder(word)[1:-1]}.safetensors" for word in placeholders}
     for word, encoders in placeholders.items():
         names = TEXTUAL_INVERSION_KEYS if len(encoders) > 1 else dict.fromkeys(encoders, word)
-        tensors = {
-            names[encoder]: vectors.detach().cpu().contiguous() for encoder, vectors in encoders.items()
-        }
+        tensors = {names[encoder]: vectors.detach().cpu().contiguous() for encoder, vectors in encoders.items()}
         with atomic_write(files[word]) as temporary:
             temporary.write_bytes(serialize(tensors, metadata={"format": "pt"}))
     return files

@@ -58,9 +58,7 @@ class AdapterBank(nn.Module):
             raise InputError(f"a bank needs at least one slot, not {slots}")
         self.spec = spec
         self.slots = slots
-        self._layers = {
-            site.name: _layer(unet, site.name) for site in spec.sites
-        }  # a plain dict: no submodules
+        self._layers = {site.name: _layer(unet, site.name) for site in spec.sites}  # a plain dict: no submodules
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._routing: _Routing | None = None
         self._lent: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
@@ -68,9 +66,7 @@ class AdapterBank(nn.Module):
         for site in spec.sites:
             layer = self._layers[site.name]
             if (layer.in_features, layer.out_features) != (site.in_features, site.out_features):
-                raise AdapterMismatchError(
-                    f"the adapter changes {site}, and the base at hand has {layer} there"
-                )
+                raise AdapterMismatchError(f"the adapter changes {site}, and the base at hand has {layer} there")
             zeros = partial(torch.zeros, dtype=spec.torch_dtype, device=layer.weight.device)
             self.down[key(site.name)] = nn.Parameter(zeros(slots, spec.rank, site.in_features))
             self.up[key(site.name)] = nn.Parameter(zeros(slots, site.out_features, spec.rank))
@@ -81,9 +77,7 @@ class AdapterBank(nn.Module):
         Attach before `torch.compile`: a compiled denoiser does not notice hooks that come later.
         """
         if not self._handles:
-            self._handles = [
-                layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()
-            ]
+            self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
         return self
 
     def detach(self) -> None:
@@ -92,9 +86,7 @@ class AdapterBank(nn.Module):
             self._handles.pop().remove()
 
     @contextmanager
-    def route(
-        self, slots: Int[Tensor, "batch"] | None, scale: Float[Tensor, "scales"] | float = 1.0
-    ) -> Iterator[None]:
+    def route(self, slots: Int[Tensor, "batch"] | None, scale: Float[Tensor, "scales"] | float = 1.0) -> Iterator[None]:
         """Inside the block, sample i of every batch goes through slot `slots[i]`, `scale[i]` times as strong.
 
         Args:
@@ -141,9 +133,7 @@ class AdapterBank(nn.Module):
             raise InputError(f"a batch is routed to slots {wanted}, and the bank has 0 to {self.slots - 1}")
         if isinstance(scale, Tensor):
             if scale.shape != slots.shape:
-                raise InputError(
-                    f"{len(scale)} scales were given for {len(wanted)} samples: give one a sample"
-                )
+                raise InputError(f"{len(scale)} scales were given for {len(wanted)} samples: give one a sample")
             scale = scale.to(self.device)[:, None, None]
         run = _common_run(wanted)
         rows = wanted[::run]
@@ -162,8 +152,7 @@ class AdapterBank(nn.Module):
             x: Tensor = inputs[0]
             if len(x) != self._routing.batch:
                 raise InputError(
-                    f"{self._routing.batch} samples are routed, and the batch has {len(x)}: "
-                    "route one slot a sample"
+                    f"{self._routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample"
                 )
             down, up = self._factors(site)
             return output + _delta(x.to(output.dtype), down, up, self._routing)
@@ -233,14 +222,10 @@ def _layer(unet: nn.Module, name: str) -> nn.Linear:
     try:
         layer = unet.get_submodule(name)
     except AttributeError as error:
-        raise AdapterMismatchError(
-            f"the adapter changes {name}, and the base at hand has no such layer"
-        ) from error
+        raise AdapterMismatchError(f"the adapter changes {name}, and the base at hand has no such layer") from error
     if not isinstance(layer, nn.Linear):
         kind = type(layer).__name__
-        raise AdapterMismatchError(
-            f"the adapter changes {name}, and the base has a {kind} there, not a Linear"
-        )
+        raise AdapterMismatchError(f"the adapter changes {name}, and the base has a {kind} there, not a Linear")
     return layer
 
 

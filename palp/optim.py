@@ -82,9 +82,7 @@ class SlotOptimizer:
         self._settings = Settings(betas, eps)
         self._tensors = [tensor for group in groups for tensor in group.tensors.values()]
         if len({len(tensor) for tensor in self._tensors}) != 1:
-            raise InputError(
-                "tensors with different leading dimensions were given: each must have one row a slot"
-            )
+            raise InputError("tensors with different leading dimensions were given: each must have one row a slot")
         self.slots = len(self._tensors[0])
         self._state = _start(name, _flat(self._tensors).detach())
 

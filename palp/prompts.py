@@ -16,9 +16,7 @@ from palp.errors import InputError, UnknownPlaceholderError
 
 __all__ = ["NEGATIVE", "Prompts", "Word", "article", "make_prompts", "placeholders_in"]
 
-NEGATIVE = (
-    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
-)
+NEGATIVE = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 """The prompt of what pictures should not be, for NFSD (Katzir et al. 2023, arXiv 2310.17590)."""
 
 PLACEHOLDER = re.compile(r"\[V\d*\]")
@@ -130,8 +128,7 @@ def _check_target(target: str, known: Mapping[str, Word]) -> None:
     if not any(not known[name].artwork for name in named):
         subjects = _list(name for name, word in known.items() if not word.artwork)
         raise InputError(
-            f"the prompt {target!r} names no subject: write {subjects} where it belongs, "
-            "as in 'a sketch of [V]'"
+            f"the prompt {target!r} names no subject: write {subjects} where it belongs, as in 'a sketch of [V]'"
         )
 
 

@@ -45,8 +45,7 @@ def random_adapter(spec: AdapterSpec, seed: int, words: dict[str, dict[str, int]
     down = {site.name: draw(spec.rank, site.in_features) for site in spec.sites}
     up = {site.name: draw(site.out_features, spec.rank) for site in spec.sites}
     placeholders = {
-        word: {encoder: draw(2, width) for encoder, width in widths.items()}
-        for word, widths in (words or {}).items()
+        word: {encoder: draw(2, width) for encoder, width in widths.items()} for word, widths in (words or {}).items()
     }
     return Adapter(spec, down, up, placeholders, {"class_word": "cat", "prompt": "a sketch of [V]"})
 

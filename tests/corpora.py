@@ -103,5 +103,3 @@ def deltas(factors: Factors) -> Tensor:
     """Every ΔW materialised and flattened: [batch values]."""
     rows = [factors.adapter(i) for i in range(len(factors))]
     return torch.stack([torch.cat([a.delta_weight(s.name).flatten() for s in a.spec.sites]) for a in rows])
-
-

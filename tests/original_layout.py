@@ -68,9 +68,7 @@ def _unet_name(name: str, layers: int) -> str:
     if found := re.match(r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.(.*)", name):
         return f"input_blocks.{(int(found[1]) + 1) * stride}.0.op.{found[2]}"
     if found := re.match(r"up_blocks\.(\d+)\.upsamplers\.0\.conv\.(.*)", name):
-        return (
-            f"output_blocks.{int(found[1]) * stride + layers}.1.conv.{found[2]}"  # no attention in this block
-        )
+        return f"output_blocks.{int(found[1]) * stride + layers}.1.conv.{found[2]}"  # no attention in this block
     name = _renamed(name, UNET_PARTS)
     return _renamed(name, UNET_RESNET) if re.match(r"middle_block\.[02]", name) else name
 

@@ -106,9 +106,7 @@ def test_the_header_says_what_the_file_is(tmp_path: Path) -> None:
     assert "lora_placeholder.[V].te_2" in keys
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     random_adapter(SPEC, 0).save(path)
     before = path.read_bytes()
@@ -153,9 +151,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "nan alpha": (lambda tensors, header: _spec_with(header, alpha=float("nan")), "damaged header"),
     "odd dtype": (lambda tensors, header: _spec_with(header, dtype="save"), "damaged header"),
     "path as site": (
-        lambda tensors, header: _spec_with(
-            header, sites=[{"name": "../x", "in_features": 1, "out_features": 1}]
-        ),
+        lambda tensors, header: _spec_with(header, sites=[{"name": "../x", "in_features": 1, "out_features": 1}]),
         "name of a layer",
     ),
 }

@@ -75,9 +75,7 @@ ROUTES = [
 
 @pytest.mark.parametrize("slots", ROUTES)
 @torch.no_grad()
-def test_each_sample_goes_through_its_own_merged_weights(
-    unet: nn.Module, bank: AdapterBank, slots: list[int]
-) -> None:
+def test_each_sample_goes_through_its_own_merged_weights(unet: nn.Module, bank: AdapterBank, slots: list[int]) -> None:
     """In float64: in float32, what a machine's kernels round is as large as what is to be told apart."""
     unet.double()
     bank.double()
@@ -196,9 +194,7 @@ def test_init_is_kaiming_as_in_peft_and_the_same_in_any_slot(bank: AdapterBank) 
 def _peft_model(unet: nn.Module, start: Adapter) -> nn.Module:
     """A PEFT LoRA of its own on a copy of the denoiser, with the same start."""
     spec = start.spec
-    config = LoraConfig(
-        r=spec.rank, lora_alpha=int(spec.alpha), target_modules=[site.name for site in spec.sites]
-    )
+    config = LoraConfig(r=spec.rank, lora_alpha=int(spec.alpha), target_modules=[site.name for site in spec.sites])
     model: nn.Module = inject_adapter_in_model(config, copy.deepcopy(unet))
     with torch.no_grad():
         for site in spec.sites:
@@ -265,9 +261,7 @@ def test_nan_in_one_slot_reaches_no_other(unet: nn.Module, bank: AdapterBank, sl
         with bank.route(torch.tensor(slots)):
             output = _predict(unet, batch)
             output.square().mean(dim=(1, 2, 3)).sum().backward()
-        return output.detach(), {
-            name: p.grad.clone() for name, p in bank.named_parameters() if p.grad is not None
-        }
+        return output.detach(), {name: p.grad.clone() for name, p in bank.named_parameters() if p.grad is not None}
 
     clean, clean_gradients = run()
     with torch.no_grad():
@@ -324,9 +318,7 @@ def test_half_precision_is_as_good_as_merged_weights_in_half_precision(
         models = [merged(twin, bank.read(slot)).to(dtype) for twin, slot in zip(twins, slots, strict=True)]
         rows = [_predict(model, _rows(batch, [row])) for row, model in enumerate(models)]
     assert half.dtype == torch.bfloat16
-    assert (half - full).norm() < 1.5 * (
-        torch.cat(rows) - full
-    ).norm()  # the roundings differ, their size does not
+    assert (half - full).norm() < 1.5 * (torch.cat(rows) - full).norm()  # the roundings differ, their size does not
 
 
 @pytest.mark.parametrize("how", ["autocast", "half base"])
@@ -447,6 +439,4 @@ def test_the_tiny_denoiser_has_self_and_cross_attention() -> None:
     """Or the tests above would miss half of the sites."""
     denoiser = UNet2DConditionModel.from_config(tiny_pipeline("sd1").unet.config)
     names = [site.name for site in attention_sites(denoiser)]
-    assert (
-        sum(".attn1." in name for name in names) == sum(".attn2." in name for name in names) == len(names) / 2
-    )
+    assert sum(".attn1." in name for name in names) == sum(".attn2." in name for name in names) == len(names) / 2

@@ -29,9 +29,7 @@ def test_predict_is_the_pipelines_unet_call(kind: Kind) -> None:
     x_t, text = noisy(base), base.encode_prompts(PROMPTS)
     conditions: dict[str, Any] = {}
     if kind == "sdxl":
-        size = pipeline._get_add_time_ids(
-            (16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=32
-        )
+        size = pipeline._get_add_time_ids((16, 16), (0, 0), (16, 16), torch.float32, text_encoder_projection_dim=32)
         conditions = {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": size.repeat(len(T), 1)}}
     with torch.no_grad():
         expected = pipeline.unet(x_t, T, text.hidden, **conditions).sample

@@ -120,9 +120,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
     vector = tiny_placeholder(base)["text_encoder"].double().requires_grad_()
 
     def encode(v: Tensor) -> Tensor:
-        return base.family.encode(base.encoders, ["a [V] cat"], [{"[V]": {"text_encoder": v}}]).hidden[
-            :, :6, :4
-        ]
+        return base.family.encode(base.encoders, ["a [V] cat"], [{"[V]": {"text_encoder": v}}]).hidden[:, :6, :4]
 
     assert torch.autograd.gradcheck(encode, vector, atol=1e-5)
 
@@ -147,9 +145,7 @@ def test_pooling_is_at_the_end_token_in_old_and_new_configs(legacy: bool) -> Non
     prompt = "a [V] cat"
     output = base.encoders["text_encoder_2"].encode([prompt], [known], hidden_states=True)
     end = 1 + 1 + 2 + 1  # start, a, [V] twice, cat
-    assert (
-        base.encoders["text_encoder_2"].tokenise([prompt], [known]).ids[0, end] == encoder.config.eos_token_id
-    )
+    assert base.encoders["text_encoder_2"].tokenise([prompt], [known]).ids[0, end] == encoder.config.eos_token_id
     expected = encoder.text_projection(output.last_hidden_state[:, end])
     torch.testing.assert_close(base.encode_prompts([prompt], known).pooled, expected, **ROUNDED)
 

@@ -138,9 +138,7 @@ def test_weights_of_another_shape_are_refused(weights: Path, tmp_path: Path) -> 
         DenoiserTraining(tokenizer_in(tmp_path), latent_set(), PLAN.denoiser, torch.device("cpu")).begin_from(weights)
 
 
-def test_sheets_leave_the_training_as_it_is(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sheets_leave_the_training_as_it_is(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(monkeypatch)
     monkeypatch.setattr("palp.base.icons.export.preview_captions", lambda: ["a photo of a cat"])
     plan = PretrainSettings(**(vars(PLAN) | {"sheet_every": 4}))

@@ -53,9 +53,7 @@ def test_a_saved_folder_is_the_pipeline_it_came_from(kind: Kind, tmp_path: Path)
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_icons_is_the_folder_in_the_package(
-    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_icons_is_the_folder_in_the_package(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(palp.base.load, "ICONS_WEIGHTS", sd1)
     base = load_base(device="cpu")
     assert base.name == "icons"
@@ -154,9 +152,7 @@ def test_unknown_devices_and_types(device: str, dtype: str | None, sd1: Path) ->
 
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])
-def test_auto_type_on_a_cpu_follows_its_units(
-    has_bfloat16: bool, sd1: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_type_on_a_cpu_follows_its_units(has_bfloat16: bool, sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(palp.base.load, "_cpu_has_bfloat16", lambda: has_bfloat16)
     base = load_base(str(sd1), "cpu", "auto")
     assert base.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
@@ -206,9 +202,7 @@ def tiny_autoencoders() -> list[tuple[Any, str]]:
         "num_decoder_blocks": (1, 1),
         "latent_channels": 4,
     }
-    taesd = AutoencoderTiny(
-        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), **common
-    )
+    taesd = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), **common)
     blocks: dict[str, Any] = {
         f"{side}_{key}": value
         for side in ("encoder", "decoder")

@@ -22,15 +22,10 @@ SHAPES = {"down.x": (4, 6), "up.x": (5, 4), "placeholder.[V].text_encoder": (2, 
 
 def _tensors(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
     rng = torch.Generator().manual_seed(1)
-    return {
-        name: nn.Parameter(torch.randn(SLOTS, *shape, generator=rng).to(dtype))
-        for name, shape in SHAPES.items()
-    }
+    return {name: nn.Parameter(torch.randn(SLOTS, *shape, generator=rng).to(dtype)) for name, shape in SHAPES.items()}
 
 
-def _groups(
-    tensors: dict[str, nn.Parameter], lrs: tuple[float, float], decay: float = 0.0
-) -> list[SlotParameters]:
+def _groups(tensors: dict[str, nn.Parameter], lrs: tuple[float, float], decay: float = 0.0) -> list[SlotParameters]:
     words = {name: tensor for name, tensor in tensors.items() if name.startswith("placeholder")}
     lora = {name: tensor for name, tensor in tensors.items() if name not in words}
     return [SlotParameters(lora, lrs[0], decay), SlotParameters(words, lrs[1])]
@@ -135,9 +130,7 @@ def test_a_stopped_slot_stays_bit_for_bit_and_the_others_do_not_notice(name: str
     twin = SlotOptimizer(_groups(twins, (0.1, 0.1), 0.1), name)
     _together(optimiser, tensors, ALWAYS)
     _together(twin, twins, ALWAYS)
-    before = copy.deepcopy(
-        [{name: t.detach() for name, t in tensors.items()}, optimiser.state_dict()["state"]]
-    )
+    before = copy.deepcopy([{name: t.detach() for name, t in tensors.items()}, optimiser.state_dict()["state"]])
     _set_gradients(tensors, 7, SIZES)
     _set_gradients(twins, 7, SIZES)
     active = EVERYONE.clone()

@@ -62,9 +62,7 @@ def test_no_file_loads_what_could_run_code(path: Path) -> None:
     assert list(unsafe_loads(tree)) == []
 
 
-@pytest.mark.parametrize(
-    "code", ["torch.load(f)", "x.load(f, weights_only=False)", "numpy.load(f, allow_pickle=True)"]
-)
+@pytest.mark.parametrize("code", ["torch.load(f)", "x.load(f, weights_only=False)", "numpy.load(f, allow_pickle=True)"])
 def test_the_search_for_unsafe_loads_finds_them(code: str) -> None:
     assert list(unsafe_loads(ast.parse(code))) != []
     assert list(unsafe_loads(ast.parse("torch.load(f, weights_only=True); numpy.load(f)"))) == []

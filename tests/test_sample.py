@@ -53,9 +53,7 @@ def test_sample_is_the_pipeline(kind: Kind, scheduler: str, guidance: float) -> 
         callback_on_step_end=lambda pipe, step, t, state: latents.append(state["latents"]) or {},  # type: ignore[func-returns-value]
     ).images
     ours: list[Tensor] = []
-    images = pictures(
-        base, SEEDS, scheduler=scheduler, guidance=guidance, callback=lambda step, x: ours.append(x)
-    )
+    images = pictures(base, SEEDS, scheduler=scheduler, guidance=guidance, callback=lambda step, x: ours.append(x))
     assert len(ours) == len(latents) == STEPS
     for got, want in zip(ours, latents, strict=True):
         torch.testing.assert_close(got, want, **ROUNDED)
@@ -121,9 +119,7 @@ def test_timesteps_stay_whole(spacing: dict[str, str]) -> None:
 
 def test_latents_are_never_clipped() -> None:
     base = tiny_base("sd1")
-    base = replace(
-        base, scheduler_config={**base.scheduler_config, "clip_sample": True, "thresholding": True}
-    )
+    base = replace(base, scheduler_config={**base.scheduler_config, "clip_sample": True, "thresholding": True})
     for name in SCHEDULERS:
         config = make_scheduler(base, name, 5).config
         assert not config.get("clip_sample", False)

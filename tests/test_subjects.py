@@ -73,9 +73,7 @@ def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
 def test_folders_are_sorted_and_hidden_files_passed_over(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", ".c.png", "notes.txt"):
         (tmp_path / name).touch()
-    assert find_pictures([tmp_path, tmp_path / "b.PNG"]) == [
-        tmp_path / name for name in ("a.jpg", "b.PNG", "b.PNG")
-    ]
+    assert find_pictures([tmp_path, tmp_path / "b.PNG"]) == [tmp_path / name for name in ("a.jpg", "b.PNG", "b.PNG")]
 
 
 def test_nothing_found(tmp_path: Path) -> None:

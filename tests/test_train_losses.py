@@ -133,9 +133,7 @@ def test_joint_rules_side_by_side(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2-v"])
 def test_residual_rules_with_several_subjects(kind: Kind) -> None:
-    jobs = [
-        residual(tiny_base(kind), seed, rule, subjects=3) for seed, rule in enumerate(("composed", "palp"))
-    ]
+    jobs = [residual(tiny_base(kind), seed, rule, subjects=3) for seed, rule in enumerate(("composed", "palp"))]
     how = settings(batch=4, prior_weight=0.5, t_max=0.9, guidance_weight=0.3)
     check(with_random_bank(tiny_base(kind), jobs, how))
 

@@ -54,9 +54,7 @@ def load_base(
     return base_from_pipeline(pipeline, place, arithmetic, name="icons" if source == "icons" else None)
 
 
-def base_from_pipeline(
-    pipeline: Any, device: torch.device, dtype: torch.dtype, name: str | None = None
-) -> Base:
+def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, name: str | None = None) -> Base:
     """A base from a diffusers pipeline in memory, which is moved, cast and frozen in place.
 
     Arguments:
@@ -204,9 +202,7 @@ def _said_in_one_sentence(source: str) -> Iterator[None]:
 def _encoders(pipeline: Any, place: torch.device, weights: torch.dtype) -> dict[str, PromptEncoder]:
     pairs = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     return {
-        name: PromptEncoder(
-            name, getattr(pipeline, tokenizer), _moved(getattr(pipeline, name), place, weights)
-        )
+        name: PromptEncoder(name, getattr(pipeline, tokenizer), _moved(getattr(pipeline, name), place, weights))
         for name, tokenizer in pairs.items()
         if getattr(pipeline, name, None) is not None
     }

@@ -98,9 +98,7 @@ def make_scheduler(base: Base, name: str, steps: int) -> Any:
     import diffusers
 
     if name not in SCHEDULERS:
-        raise InputError(
-            f"got scheduler {name!r}, expected one of {', '.join(SCHEDULERS)}; choose one of these"
-        )
+        raise InputError(f"got scheduler {name!r}, expected one of {', '.join(SCHEDULERS)}; choose one of these")
     if steps < 1:
         raise InputError(f"got {steps} steps, expected at least one; 20 is usual")
     class_name, options = SCHEDULERS[name]

@@ -53,9 +53,7 @@ class PromptEncoder:
         assert isinstance(table, nn.Embedding)
         return table
 
-    def encode(
-        self, prompts: Sequence[str], placeholders: Sequence[Placeholders], hidden_states: bool
-    ) -> Any:
+    def encode(self, prompts: Sequence[str], placeholders: Sequence[Placeholders], hidden_states: bool) -> Any:
         """The encoder's own output on `prompts`, differentiable in the placeholders."""
         batch = self.tokenise(prompts, placeholders)
         wants_mask = getattr(self.model.config, "use_attention_mask", False)
@@ -70,9 +68,7 @@ class PromptEncoder:
         """Mean of the embeddings of the tokens of `word`, float32: a start for [V]."""
         ids = self._ids(word)
         if not ids:
-            raise InputError(
-                f"word {word!r} has no tokens; give a word with letters or digits, such as 'cat'"
-            )
+            raise InputError(f"word {word!r} has no tokens; give a word with letters or digits, such as 'cat'")
         return self.embedding.weight[ids].detach().float().mean(0)
 
     def tokenise(self, prompts: Sequence[str], placeholders: Sequence[Placeholders]) -> TokenBatch:
@@ -96,9 +92,7 @@ class PromptEncoder:
         ]
         places = torch.tensor([place[:2] for place in learned], dtype=torch.long, device=device)
         return TokenBatch(
-            ids=torch.tensor(
-                [self._framed(*pair) for pair in zip(contents, padding, strict=True)], device=device
-            ),
+            ids=torch.tensor([self._framed(*pair) for pair in zip(contents, padding, strict=True)], device=device),
             mask=torch.tensor([[1] * (length - free) + [0] * free for free in padding], device=device),
             places=places.reshape(-1, 2),
             vectors=torch.stack([vector for _, _, vector in learned]).to(device) if learned else None,

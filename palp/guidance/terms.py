@@ -37,8 +37,6 @@ def pull(
     return -weight * (direction.detach() * pred).flatten(1).mean(1)
 
 
-def squared_error(
-    pred: Float[Tensor, "batch c h w"], target: Float[Tensor, "batch c h w"]
-) -> Float[Tensor, "batch"]:
+def squared_error(pred: Float[Tensor, "batch c h w"], target: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch"]:
     """‖pred − target‖² / dims."""
     return (pred - target).square().flatten(1).mean(1)

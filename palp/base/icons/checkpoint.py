@@ -28,9 +28,7 @@ class Resumable(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
-def save_training(
-    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Resumable
-) -> None:
+def save_training(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: Resumable) -> None:
     """Write everything that resuming needs, atomically."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
