@@ -18,10 +18,10 @@ from benchmarks import setting
 from benchmarks.measure import milliseconds, ratio, report, take_turns
 from palp.bank import AdapterBank
 from palp.base import Base, load_base, sample
+from palp.recipes import guidance_scale
 
 BATCHES = (1, 8)
 STEPS = 20
-GUIDANCE = 4.0
 
 
 def peer(source: str, base: Base) -> Any:
@@ -37,11 +37,11 @@ def draw(base: Base, batch: int, bank: AdapterBank | None) -> Callable[[], objec
     def run() -> None:
         text, null = base.encode_prompts([setting.PROMPT]), base.encode_prompts([""])
         if bank is None:
-            sample(base, text, null, range(batch), steps=STEPS, guidance=GUIDANCE)
+            sample(base, text, null, range(batch), steps=STEPS, guidance=guidance_scale(base.name))
             return
         bank.attach()
         with bank.route(torch.zeros(2 * batch, dtype=torch.long)):
-            sample(base, text, null, range(batch), steps=STEPS, guidance=GUIDANCE)
+            sample(base, text, null, range(batch), steps=STEPS, guidance=guidance_scale(base.name))
         bank.detach()
 
     return run
@@ -56,7 +56,7 @@ def draw_plainly(base: Base, pipeline: Any, batch: int) -> Callable[[], object]:
             pipeline(
                 [setting.PROMPT] * batch,
                 num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE,
+                guidance_scale=guidance_scale(base.name),
                 generator=seeds,
                 output_type="pt",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+from palp.base.icons import GUIDANCE
 from palp.train import TrainSettings
 
 __all__ = ["Form", "guidance_scale", "recipe"]
@@ -16,7 +17,9 @@ PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper
     "joint": {"rank": 32, "lr": 5e-5, "lr_placeholder": 5e-4, "steps": 500, "batch": 8},
     "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine"},
 }
-LEARNED = {"rank": 8, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 600, "schedule": "cosine", "warmup": 10}
+LEARNED = {
+    "rank": 16, "vectors": 4, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 600, "schedule": "cosine", "warmup": 10,
+}  # fmt: skip
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
     "subject": LEARNED,
     "joint": {**LEARNED, "guidance_weight": 0.03},
@@ -42,4 +45,4 @@ def recipe(base: str, form: Form, changes: Mapping[str, Any] | None = None) -> T
 
 def guidance_scale(base: str) -> float:
     """Classifier-free guidance to draw with on a base of that name, unless asked otherwise."""
-    return 4.0 if base == "icons" else 7.5
+    return GUIDANCE if base == "icons" else 7.5

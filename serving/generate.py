@@ -52,7 +52,9 @@ Seeds = Annotated[
 Count = Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds that follow on the one given.")]
 Grid = Annotated[Path | None, typer.Option(help="PNG file with all pictures: prompts down, seeds across.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 4 on icons.")]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 2.5 on icons.")
+]
 Scheduler = Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")]
 
 

@@ -17,6 +17,7 @@ from palp.base import Base
 from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import labels
 from palp.draw import Picture, draw
+from palp.errors import InputError
 from palp.evaluate.drawing import draw_composed
 from palp.evaluate.intervals import Estimate
 from palp.evaluate.methods import METHODS, choose_methods
@@ -25,7 +26,7 @@ from palp.evaluate.protocol import clean_prompt, photo_prompt, renders
 from palp.evaluate.report import Files, write_evaluation
 from palp.evaluate.study import RENDERED, Study
 from palp.evaluate.summary import CURVE_SHARES, gains
-from palp.evaluate.sweep import choose, read_choices
+from palp.evaluate.sweep import GRID, choose, read_choices, sweep
 from palp.train import Trainer
 from tests.worlds import TINY, quiet, study, world_base, world_judges
 
@@ -154,7 +155,7 @@ def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> 
 
         null, personal = ask("", True), ask(prompts[0], True)
         change = ask(prompts[1], False) - ask(prompts[2], False)
-        return null + 4.0 * (personal + 0.7 * change - null)
+        return null + done.sampling.guidance * (personal + 0.7 * change - null)
 
     bank.attach()
     try:
@@ -162,7 +163,6 @@ def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> 
         expected = sample(base, text, text, (3, 4), steps=done.sampling.steps, guide=slowly)
     finally:
         bank.detach()
-    assert done.sampling.guidance == 4.0
     composed = draw_composed(base, adapter, prompts, (3, 4), 0.7, done.sampling)
     torch.testing.assert_close(composed, expected, rtol=1e-3, atol=1e-3)
 
@@ -212,9 +212,16 @@ def test_the_choice_keeps_the_subject() -> None:
     assert choose([row(0.9, 0.8, 0.5), row(0.1, 0.1, 0.9)], control) == 1
 
 
-def test_choices_are_read_from_a_sweep_and_nothing_else(tmp_path: Path) -> None:
-    from palp.errors import InputError
+def test_only_what_has_settings_is_swept(base: Base, tmp_path: Path) -> None:
+    rows, chosen = sweep(study(base, tmp_path), ["subject", "score_composition"])
+    gammas = {f"score_composition gamma={setting['gamma']:g}" for setting in GRID["score_composition"]}
+    assert (rows.keys(), chosen.keys()) == ({"unguided", *gammas}, {"score_composition"})
+    assert chosen["score_composition"] in GRID["score_composition"]
+    with pytest.raises(InputError, match="none of subject, base has settings to sweep: name some of palp"):
+        sweep(study(base, tmp_path), ["subject", "base"])
 
+
+def test_choices_are_read_from_a_sweep_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps({"chosen": {"palp": {"alpha": 4.0}}}))
     assert read_choices(path) == {"palp": {"alpha": 4.0}}

@@ -58,6 +58,6 @@ def evaluate(
     sizes = {"steps": steps, "batch": batch}
     study = Study(open_base(source), load_judges(), protocol, work, training_bar, sizes, chosen)
     files = Files(out)
-    rows = run_sweep(study, files) if sweep else write_evaluation(study, chosen_methods, files, curve)
+    rows = run_sweep(study, chosen_methods, files) if sweep else write_evaluation(study, chosen_methods, files, curve)
     typer.echo(table(rows))
     typer.echo(f"written to {out}")

@@ -9,30 +9,32 @@ import typer
 
 Out = Annotated[Path, typer.Option(help="Where the results file goes; a sheet of pictures is put beside it.")]
 Count = Annotated[int, typer.Option(min=1, help="Held-out captions to sample.")]
-Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 2.5 by default.")]
 Source = Annotated[str, typer.Option("--base", help="icons, or a folder of another base of the same picture world.")]
 
 
 def evaluate_base(
     out: Out = Path("docs/results/base-icons.json"),
     count: Count = 512,
-    guidance: Guidance = 4.0,
+    guidance: Guidance = None,
     source: Source = "icons",
 ) -> None:
     """Judge the embedded base on captions of combinations it never saw (20 DDIM steps)."""
+    from palp.base.icons import GUIDANCE
     from palp.base.icons.evaluate import evaluate_base, write_examples
     from palp.base.icons.judges import load_judges
     from palp.cli.base import open_base
     from palp.evaluate.results import table, write_results
 
     base = open_base(source)
-    report = evaluate_base(base, load_judges()[0], count, guidance)
+    scale = GUIDANCE if guidance is None else guidance
+    report = evaluate_base(base, load_judges()[0], count, scale)
     rows = {"generated": report.generated, "rendered": report.rendered}
     settings = {
         "captions": count,
         "steps": 20,
         "scheduler": "ddim",
-        "guidance": guidance,
+        "guidance": scale,
         "base": base.fingerprint,
     }
     write_results(out, rows, "palp-hyper evaluate-base", settings)

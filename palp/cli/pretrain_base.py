@@ -13,6 +13,7 @@ Pictures = Annotated[int, typer.Option(min=1, help="Pictures that the denoiser s
 Decoder = Annotated[int, typer.Option(min=1, help="Pictures that the decoder sees.")]
 Judges = Annotated[int, typer.Option(min=1, help="Pictures that each judge sees.")]
 Chunks = Annotated[int, typer.Option(min=3, help="Thousands of pictures rendered for the base.")]
+FirstChunk = Annotated[int, typer.Option(min=0, help="Thousands of pictures to pass over: those of earlier trainings.")]
 Start = Annotated[Path | None, typer.Option(help="Train on from a finished pipeline and judges, such as the shipped.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")]
 
@@ -24,6 +25,7 @@ def pretrain_base(
     decoder_pictures: Decoder = 40_000,
     judge_pictures: Judges = 60_000,
     chunks: Chunks = 40,
+    first_chunk: FirstChunk = 0,
     start: Start = None,
     device: Device = None,
 ) -> None:
@@ -38,6 +40,7 @@ def pretrain_base(
     plan = replace(
         plan,
         chunks=chunks,
+        first_chunk=first_chunk,
         denoiser=replace(plan.denoiser, pictures=pictures),
         decoder=replace(plan.decoder, pictures=decoder_pictures),
         judges=replace(plan.judges, pictures=judge_pictures),

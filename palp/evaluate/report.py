@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ def _write_curve(study: Study, methods: Mapping[str, Method], files: Files) -> N
     save_png(curves(panels, "optimiser steps"), files.image("palp-icons-curve"))
 
 
-def run_sweep(study: Study, files: Files) -> dict[str, Row]:
+def run_sweep(study: Study, methods: Collection[str], files: Files) -> dict[str, Row]:
     """Choose settings, and write palp-icons-sweep.json."""
-    rows, chosen = sweep(study)
+    rows, chosen = sweep(study, methods)
     more = {"chosen": chosen}
     write_results(files.results("palp-icons-sweep"), rows, "palp-hyper evaluate --sweep", settings(study), more)
     return rows

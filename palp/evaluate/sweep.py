@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,18 @@ GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp a
 FIDELITY_KEPT = 0.97  # of the control's subject_on_photo, at least
 
 
-def sweep(study: Study) -> tuple[dict[str, Row], dict[str, Mapping[str, float]]]:
-    """Rows of every setting in the grid and of the control, λ = 0; and the setting chosen for each method."""
+def sweep(study: Study, methods: Collection[str]) -> tuple[dict[str, Row], dict[str, Mapping[str, float]]]:
+    """Rows of every setting in the grid and of the control, λ = 0; and the setting chosen for each of the methods.
+
+    Raises:
+        InputError: none of the methods has settings to choose from.
+    """
+    if not GRID.keys() & methods:
+        raise InputError(f"none of {', '.join(methods)} has settings to sweep: name some of {', '.join(GRID)}")
     study.train([METHODS["unguided"]])
     control = summarise(study, {"unguided": study.scores(METHODS["unguided"])})
     rows, chosen = dict(control), {}
-    for name, candidates in GRID.items():
+    for name, candidates in ((name, GRID[name]) for name in GRID if name in methods):
         found = [_row(study, name, setting) for setting in candidates]
         rows |= {_name(name, setting): row for setting, row in zip(candidates, found, strict=True)}
         chosen[name] = candidates[choose(found, control["unguided"])]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palp.base import Base, sample
 from palp.base.icons.dataset import render_example, to_tensor
-from palp.base.icons.export import GUIDANCE, write_grid
+from palp.base.icons.export import write_grid
 from palp.base.icons.grammar import Scene, caption, random_scene
 from palp.base.icons.judges import AttributeJudge, labels
 from palp.evaluate.intervals import Estimate, estimate
@@ -38,7 +38,7 @@ def held_out_scenes(count: int) -> list[Scene]:
     return [random_scene(rng, held_out=True) for _ in range(count)]
 
 
-def evaluate_base(base: Base, judge: AttributeJudge, count: int = 512, guidance: float = GUIDANCE) -> BaseReport:
+def evaluate_base(base: Base, judge: AttributeJudge, count: int, guidance: float) -> BaseReport:
     """Sample `count` held-out captions, DDIM 20 steps, and let the attribute judge name every element.
 
     Weather, palette and companion count where the caption asks for one.

@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 
 from palp.atomic import atomic_write
 from palp.base import Base, base_from_pipeline, sample
+from palp.base.icons import GUIDANCE
 from palp.base.icons.architecture import build_scheduler
 from palp.base.icons.codec import tidy_config
 from palp.base.icons.decoder import DecoderTraining
@@ -25,7 +26,6 @@ from palp.base.icons.denoiser import DenoiserTraining
 from palp.base.icons.grammar import STYLES, Scene, caption, random_scene
 
 SHEET_COLUMNS = 8
-GUIDANCE = 4.0
 
 
 def assemble(model: nn.ModuleDict, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:

@@ -48,6 +48,7 @@ class PretrainSettings:
     """The whole pre-training."""
 
     chunks: int = 40  # thousands of pictures rendered for the base
+    first_chunk: int = 0  # thousands of pictures that were rendered for earlier trainings
     judge_chunks: int = 24  # thousands of pictures rendered for the judges
     simple: float = 0.4  # share of pictures with only a subject and a style
     workers: int = 2  # processes that render
@@ -80,7 +81,8 @@ def pretrain(
         device: to train on.
         start: folder of a finished pipeline and judges to train on from; its autoencoder is kept, so latents stay.
     """
-    chunks = render_stage(folder / "pictures", settings.chunks, settings.workers, render_chunk, settings.simple)
+    numbers = range(settings.first_chunk, settings.first_chunk + settings.chunks)
+    chunks = render_stage(folder / "pictures", numbers, settings.workers, render_chunk, settings.simple)
     write_tokenizer(folder / "tokenizer")
     vae = codec_stage(folder / "vae", chunks, start)
     data = cache_stage(folder / "latents.safetensors", chunks, vae, load_tokenizer(folder / "tokenizer"))
@@ -97,7 +99,8 @@ def pretrain(
     decoder = DecoderTraining(vae, pictures, settings.decoder, device)
     train_stage("decoder", decoder, folder, settings.decoder.pictures)
     export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
-    judge_chunks = render_stage(folder / "judge-pictures", settings.judge_chunks, settings.workers, render_judge_chunk)
+    numbers = range(settings.judge_chunks)
+    judge_chunks = render_stage(folder / "judge-pictures", numbers, settings.workers, render_judge_chunk)
     judges = build_judges() if start is None else read_judges(start / "judges")
     for name, judge in zip(NAMES, judges, strict=True):
         training = JudgeTraining(judge, judge_chunks, patch_matrix(vae), settings.judges)
@@ -119,11 +122,11 @@ class Sheets:
             self.draw(self.folder / f"{now:08d}.png")
 
 
-def render_stage(folder: Path, count: int, workers: int, render: Callable[..., Path], *args: object) -> list[Path]:
-    """Render `count` files of a thousand pictures; those that exist are kept."""
+def render_stage(folder: Path, numbers: range, workers: int, render: Callable[..., Path], *args: object) -> list[Path]:
+    """Render the files of a thousand pictures that have these numbers; those that exist are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(render, folder, index, *args) for index in range(count)]
+        jobs = [pool.submit(render, folder, index, *args) for index in numbers]
         return [job.result() for job in tqdm(jobs, desc=f"rendering {folder.name}", unit="k")]
 
 
