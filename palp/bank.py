@@ -155,7 +155,7 @@ class AdapterBank(nn.Module):
                     f"{self._routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample"
                 )
             down, up = self._factors(site)
-            return output + _delta(x.to(output.dtype), down, up, self._routing)
+            return _with_delta(output, x.to(output.dtype), down, up, self._routing)
 
         return add_delta
 
@@ -235,17 +235,20 @@ def _common_run(slots: list[int]) -> int:
     return math.gcd(len(slots), *cuts)
 
 
-def _delta(
+def _with_delta(
+    output: Float[Tensor, "batch *tokens out"],
     x: Float[Tensor, "batch *tokens in"],
     down: Float[Tensor, "slots rank in"],
     up: Float[Tensor, "slots out rank"],
     routing: _Routing,
 ) -> Float[Tensor, "batch *tokens out"]:
-    """scale · B[slot] (A[slot] x): a gather of the small matrices, then one product a run of equal slots."""
+    """output + scale · B[slot] (A[slot] x): two products a run of equal slots, of which the second also adds up."""
     if routing.slots is not None:
         down, up = down.index_select(0, routing.slots), up.index_select(0, routing.slots)
-    runs = len(down)
+    runs, scale = len(down), routing.scale
     inner = torch.bmm(x.reshape(runs, -1, x.shape[-1]), down.to(x.dtype).mT)
-    inner = (inner.view(routing.batch, -1, inner.shape[-1]) * routing.scale).view_as(inner).to(x.dtype)
-    outer = torch.bmm(inner, up.to(x.dtype).mT)
-    return outer.view(*x.shape[:-1], -1)
+    if isinstance(scale, Tensor):
+        inner = (inner.view(routing.batch, -1, inner.shape[-1]) * scale).view_as(inner).to(x.dtype)
+        scale = 1.0
+    sums = torch.baddbmm(output.reshape(runs, -1, output.shape[-1]), inner, up.to(x.dtype).mT, alpha=scale)
+    return sums.view_as(output)
