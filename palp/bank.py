@@ -250,5 +250,7 @@ def _with_delta(
     if isinstance(scale, Tensor):
         inner = (inner.view(routing.batch, -1, inner.shape[-1]) * scale).view_as(inner).to(x.dtype)
         scale = 1.0
-    sums = torch.baddbmm(output.reshape(runs, -1, output.shape[-1]), inner, up.to(x.dtype).mT, alpha=scale)
-    return sums.view_as(output)
+    plain, up = output.reshape(runs, -1, output.shape[-1]), up.to(x.dtype).mT
+    if torch.is_grad_enabled():
+        return torch.baddbmm(plain, inner, up, alpha=scale).view_as(output)
+    return plain.baddbmm_(inner, up, alpha=scale).view_as(output)  # in place: nobody else has a layer's output yet
