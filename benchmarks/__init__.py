@@ -10,7 +10,7 @@
     mixed_traffic many subjects at once, against the bare base and against a pipeline that switches (`palp-serve bench`)
     offered_load  latency against offered load, to twice capacity
     soak          the HTTP server for many minutes, overloaded and ill-treated
-    sd15_shape    writes a pipeline of Stable Diffusion 1.5's size with random weights, a `--base` for the others
+    shape         writes a pipeline of the size of SD 1.5 or SDXL with random weights, a `--base` for the others
 
 The others print a table and write `docs/results/speed-NAME.json`. Cases take turns, so that whatever else slows the
 machine slows all of them, and ratios are of neighbours in time.
