@@ -12,7 +12,7 @@ from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
 from hypernet.evaluate.rows import REQUIRED, ROWS, Cast
 from hypernet.evaluate.study import RowScores
 from hypernet.evaluate.summary import check_rows, figures, means
-from hypernet.evaluate.weights import weight_measures
+from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from hypernet.predict import Predictor
 from palp.adapter import Adapter
@@ -168,6 +168,23 @@ def test_weight_measures_by_materialised_deltas(corpus: TinyCorpus) -> None:
     assert got["retrieval"].value == float((cosines.argmax(1) == torch.arange(3)).double().mean())
     near = torch.cosine_similarity((p - mean)[:, None], (t - mean)[None], dim=2).amax(1).mean()
     assert got["nearest_training"].value == pytest.approx(float(near), abs=1e-3)
+
+
+def test_paraphrase_measures_by_materialised_deltas(corpus: TinyCorpus) -> None:
+    adapters = list(corpus.adapters.values())
+    noisy = [random_adapter(corpus.spec, 60 + i).scaled(0.05) for i in range(3)]
+    said = Factors.stack([adapters[i].concat(noise) for i, noise in enumerate(noisy)])
+    known, training = (Factors.stack([a.concat(a.scaled(0.0)) for a in side]) for side in (adapters[:3], adapters[:5]))
+    got = paraphrase_measures(said, known, training, ["a", "b", "c"])
+    p, k, t = (deltas(side).double() for side in (said, known, training))
+    mean = t.mean(0)
+    cosines = torch.cosine_similarity((p - mean)[:, None], (k - mean)[None], dim=2)
+    others = (cosines.sum() - cosines.trace()) / 6
+    assert got["paraphrase_agreement"].value == pytest.approx(float(cosines.diagonal().mean()), abs=1e-3)
+    assert got["paraphrase_control"].value == pytest.approx(float(others), abs=1e-3)
+    assert got["paraphrase_retrieval"].value == 1
+    swapped = Factors.stack([adapters[i].concat(adapters[i].scaled(0.0)) for i in (1, 2, 0)])
+    assert paraphrase_measures(said, swapped, training, ["a", "b", "c"])["paraphrase_retrieval"].value == 0
 
 
 def test_collapse_to_the_mean_shows_in_weights(corpus: TinyCorpus, cast: Cast) -> None:

@@ -12,7 +12,7 @@ from hypernet.evaluate.rows import ROWS, Cast, stacked
 from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import figures, means
 from hypernet.evaluate.timing import timings
-from hypernet.evaluate.weights import weight_measures
+from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from palp.corpus import CorpusPrompt
 from palp.evaluate.plots import plane
@@ -71,4 +71,9 @@ def _weights(cast: Cast, prompts: Sequence[CorpusPrompt]) -> Row:
     predicted, oracle = stacked(cast, prompts, word)
     chosen = cast.train[:: max(1, len(cast.train) // COMPARED)][:COMPARED]
     training = Factors.stack([cast.oracle(prompt.key) for prompt in chosen])
-    return weight_measures(predicted, oracle, training, [prompt.cluster for prompt in prompts])
+    found = weight_measures(predicted, oracle, training, [prompt.cluster for prompt in prompts])
+    pairs = cast.paraphrases()
+    if len(pairs) > 1:
+        said, known = (stacked(cast, side, word)[0] for side in zip(*pairs, strict=True))
+        found |= paraphrase_measures(said, known, training, [prompt.cluster for _, prompt in pairs])
+    return found

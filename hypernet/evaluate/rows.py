@@ -51,6 +51,11 @@ class Cast:
         """The mean of the training prompts' adapters."""
         return mean_adapter([self.oracle(prompt.key) for prompt in self.train], WIDER * self.corpus.spec.rank)
 
+    def paraphrases(self) -> list[tuple[CorpusPrompt, CorpusPrompt]]:
+        """Held-out paraphrases, each with the training prompt whose meaning it has."""
+        known = {prompt.cluster: prompt for prompt in self.train}
+        return [(prompt, known[prompt.cluster]) for prompt in self.held if prompt.cluster in known]
+
     def neighbour(self, prompt: CorpusPrompt, class_word: str) -> Adapter:
         """The adapter of the training prompt with the most similar text: cosine of centred mean token states."""
         x, known = self._text(prompt, class_word), self._known

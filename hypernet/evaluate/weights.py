@@ -13,7 +13,7 @@ from torch import Tensor
 from hypernet.factors import Factors, cross_products, products
 from palp.evaluate.intervals import Estimate, estimate, ratio
 
-__all__ = ["weight_measures"]
+__all__ = ["paraphrase_measures", "weight_measures"]
 
 TINY = 1e-12
 
@@ -48,6 +48,32 @@ def weight_measures(
         "r2": ratio(_array(scale - misses), _array(scale), clusters),
         "spread_ratio": _root(ratio(_array(p.spread()), _array(o.spread()), clusters)),
     }
+
+
+@torch.no_grad()
+def paraphrase_measures(
+    paraphrases: Factors, known: Factors, training: Factors, clusters: Sequence[str]
+) -> dict[str, Estimate]:
+    """Whether predictions agree for prompts that say the same, centred by the mean of the training prompts' adapters.
+
+    paraphrase_agreement: cosine of a paraphrase's prediction to that of the training prompt whose meaning it has.
+    paraphrase_control: its mean cosine to those of the other training prompts here. paraphrase_retrieval: 1 where its
+    own training prompt's is the nearest.
+
+    Args:
+        paraphrases, known: predictions for two or more paraphrases and, in the same order, their training prompts.
+        training: the training prompts' adapters, or an even selection of them.
+        clusters: of the pairs; intervals resample them.
+    """
+    p, k = _Centred(paraphrases, training), _Centred(known, training)
+    cosines = p.with_(k) / (p.squares[:, None] * k.squares + TINY).sqrt()
+    own, n = cosines.diagonal(), len(cosines)
+    found = {
+        "paraphrase_agreement": own,
+        "paraphrase_control": (cosines.sum(1) - own) / (n - 1),
+        "paraphrase_retrieval": (cosines.argmax(1) == torch.arange(n, device=cosines.device)).double(),
+    }
+    return {name: estimate(_array(values), clusters) for name, values in found.items()}
 
 
 class _Centred:
