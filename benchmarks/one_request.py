@@ -1,9 +1,10 @@
 """One request: what its adapters cost before the first step, and at each step, beside what others do.
 
 Before: a prediction for a prompt that was never asked for, its installing with the subject in a slot, and the text's
-keys and values, against one denoising step and a picture's time (goals: at most one step, and 5 %). A step: subject and
-prompt adapter in a slot against the bare base (goal: at most 1.05), beside diffusers' pipeline with the same two
-adapters by `set_adapters`, which is PEFT unmerged, without them, and fused. The hypernetwork is random unless given.
+keys and values, against one denoising step and a picture's time (goals: at most one step, and 5 %). A step: subject
+and prompt adapter in a slot against the bare base (goal: at most 1.05), and in the weights, as the engine has them in
+a batch of one slot, for as few steps as it does that for; beside diffusers' pipeline with the same two adapters by
+`set_adapters`, which is PEFT unmerged, without them, and fused. The hypernetwork is random unless given.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base, TextState, load_base
 from palp.evaluate.intervals import estimate
 from palp.recipes import recipe
+from serving.engine.easel import MERGE_FOR
 from serving.engine.predictions import Network, Predictions
-from serving.engine.slots import Part, Slots
+from serving.engine.slots import BARE, Part, Slots
 
 ROWS = 2  # of a picture, with guidance
 STEPS = 20  # of a picture
@@ -93,6 +95,18 @@ class Request:
     def bare_step(self) -> None:
         """A denoising step of the base."""
         self.base.predict(self.x_t, self.t, self.bare)
+
+    def merged_steps(self) -> None:
+        """The fewest steps that the engine merges the slot for, with the merge."""
+        self.slots.merge(self.slot)
+        for _ in range(MERGE_FOR):
+            self.base.predict(self.x_t, self.t, self.text)
+        self.slots.merge(BARE)
+
+    def bare_steps(self) -> None:
+        """As many of the base."""
+        for _ in range(MERGE_FOR):
+            self.bare_step()
 
     def step_of(self, peer: Base) -> None:
         """A denoising step of a peer's denoiser, which makes keys and values itself."""
@@ -160,6 +174,7 @@ def rows_of(times: dict[str, list[float]]) -> Rows:
         rows[case]["by_step"] = ratio(times, case, "step")
     rows["diffusers fuse and unfuse"]["by_step"] = ratio(times, "diffusers fuse and unfuse", "step")
     rows["predict + install"]["of_picture"] = _of_picture(times, before)
+    rows["merged steps"]["by_bare"] = ratio(times, "merged steps", "bare steps")
     rows["step"]["by_bare"] = ratio(times, "step", "bare step")
     for how in ("set_adapters", "fused"):
         case = f"diffusers step, {how}"
@@ -196,6 +211,8 @@ def main(
         "project text": request.project,
         "bare step": request.bare_step,
         "step": request.step,
+        "bare steps": request.bare_steps,
+        "merged steps": request.merged_steps,
     }
     times = take_turns(cases | peer.cases(request), repeats, base.device)
     about = {"steps": STEPS, "rank": request.slots.rank, "rounds": repeats, "hypernet": predictions.network.runner}

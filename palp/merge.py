@@ -16,7 +16,7 @@ class Merge:
     """W + scale · alpha / rank · B[slot] A[slot] in the place of W, in parameters of its own, until `restore`.
 
     The denoiser's own parameters are set aside and never written: restoring puts the same objects back. The sum is
-    rounded to the weights' type: as good as the bank's own arithmetic in float32, and coarser in shorter types.
+    rounded to the weights' type.
 
     Args:
         unet: the bank's denoiser.

@@ -150,10 +150,20 @@ def test_a_slot_that_is_written_again_does_not_stay_in_the_weights(tmp_path: Pat
     own.close()
 
 
-def test_nothing_is_merged_in_coarser_arithmetic(tmp_path: Path) -> None:
-    base = tiny_base("sd1", torch.bfloat16)
-    own = easel(base, tmp_path)
-    take(own, PictureRequest("a [V]", subject="s0", steps=8))
-    own.step(0.0)
-    assert own._preparation.slots.merged == BARE
-    own.close()
+def test_merging_is_no_coarser_than_a_slot_in_short_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(dtype: torch.dtype, where: str) -> Any:
+        own = easel(tiny_base("sd1", dtype), tmp_path / where)
+        ears = []
+        for seed in range(4):
+            ears.append(take(own, PictureRequest("a [V]", subject="s0", seed=seed, steps=8)))
+            while own.busy:
+                own.step(0.0)
+        own.close()
+        return np.stack([ear.done()[0] for ear in ears]).astype(float)
+
+    merged = drawn(torch.bfloat16, "merged")
+    monkeypatch.setattr("serving.engine.easel.MERGE_FOR", 1000)
+    in_slot, exact = drawn(torch.bfloat16, "slot"), drawn(torch.float32, "exact")
+    error, error_in_slot = (np.sqrt(((side - exact) ** 2).mean()) for side in (merged, in_slot))
+    assert not np.array_equal(merged, in_slot)
+    assert 0 < error < 1.5 * error_in_slot

@@ -58,7 +58,6 @@ class Slots:
         spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank), dtype)
         self.bank = AdapterBank(base.unet, spec, count + 1).requires_grad_(False).attach()
         self._merge = Merge(base.unet, self.bank, {site.name for site in base.sites("cross-kv")})
-        self._may_merge = base.weights_dtype == base.dtype == torch.float32
         self._slot_of: OrderedDict[Combination, int] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._free = list(range(count, BARE, -1))
@@ -104,10 +103,9 @@ class Slots:
     def merge(self, slot: int) -> None:
         """Have a slot's adapters in the base's weights, `BARE` for none; the base's own are set aside, never written.
 
-        Where arithmetic is not float32 nothing is merged, as the sum would be rounded more coarsely than its parts are.
         The layers that make the text's keys and values stay out.
         """
-        if slot == BARE or not self._may_merge:
+        if slot == BARE:
             self._merge.restore()
         elif slot != self._merge.slot:
             self._merge.merge(slot)
