@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -118,6 +119,20 @@ def test_a_killed_run_gives_the_weights_of_a_whole_one(
     assert len(files) == 5
     for file in files:
         assert_same(load_file(resumed / file), load_file(weights / file))
+
+
+def test_other_chunks_are_other_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
+    monkeypatch.setattr(pretrain, "DenoiserTraining", Mock(side_effect=Killed))  # all is cached before it
+    seen = []
+    for first in (0, 2):
+        with pytest.raises(Killed):
+            pretrain.pretrain(tmp_path, tmp_path / "weights", replace(PLAN, first_chunk=first), torch.device("cpu"))
+        seen.append(load_file(tmp_path / f"latents-{first}-{first + 3}.safetensors")["latents"])
+    assert sorted(path.stem for path in (tmp_path / "pictures").iterdir()) == [f"pictures-{n:05d}" for n in range(5)]
+    shared = 8  # of a chunk: the third of the first run, which the second one starts with
+    assert torch.equal(seen[0][-shared:], seen[1][:shared])
+    assert not torch.equal(seen[0], seen[1])
 
 
 def test_a_run_starts_from_finished_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

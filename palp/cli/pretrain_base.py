@@ -13,7 +13,9 @@ Pictures = Annotated[int, typer.Option(min=1, help="Pictures that the denoiser s
 Decoder = Annotated[int, typer.Option(min=1, help="Pictures that the decoder sees.")]
 Judges = Annotated[int, typer.Option(min=1, help="Pictures that each judge sees.")]
 Chunks = Annotated[int, typer.Option(min=3, help="Thousands of pictures rendered for the base.")]
-FirstChunk = Annotated[int, typer.Option(min=0, help="Thousands of pictures to pass over: those of earlier trainings.")]
+FirstChunk = Annotated[
+    int, typer.Option(min=0, max=30_000, help="Thousands of pictures to pass over: those of earlier trainings.")
+]
 Start = Annotated[Path | None, typer.Option(help="Train on from a finished pipeline and judges, such as the shipped.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA where there is one.")]
 

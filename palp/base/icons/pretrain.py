@@ -85,7 +85,8 @@ def pretrain(
     chunks = render_stage(folder / "pictures", numbers, settings.workers, render_chunk, settings.simple)
     write_tokenizer(folder / "tokenizer")
     vae = codec_stage(folder / "vae", chunks, start)
-    data = cache_stage(folder / "latents.safetensors", chunks, vae, load_tokenizer(folder / "tokenizer"))
+    latents = folder / f"latents-{numbers.start}-{numbers.stop}.safetensors"  # of these pictures and no others
+    data = cache_stage(latents, chunks, vae, load_tokenizer(folder / "tokenizer"))
     denoiser = DenoiserTraining(load_tokenizer(folder / "tokenizer"), data, settings.denoiser, device)
     if start is not None:
         denoiser.begin_from(start)
