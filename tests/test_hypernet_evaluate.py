@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,16 @@ def test_weight_measures_by_materialised_deltas(corpus: TinyCorpus) -> None:
     assert got["retrieval"].value == float((cosines.argmax(1) == torch.arange(3)).double().mean())
     near = torch.cosine_similarity((p - mean)[:, None], (t - mean)[None], dim=2).amax(1).mean()
     assert got["nearest_training"].value == pytest.approx(float(near), abs=1e-3)
+
+
+def test_a_paraphrase_belongs_to_the_training_prompt_of_its_meaning(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, new = cast.train[1], cast.held[0]
+    assert cast.paraphrases() == []
+    said = replace(known, key="paraphrase-0", text="something else of [V]", split="paraphrase")
+    monkeypatch.setattr(cast, "held", [new, said])
+    assert cast.paraphrases() == [(said, known)]
 
 
 def test_paraphrase_measures_by_materialised_deltas(corpus: TinyCorpus) -> None:
