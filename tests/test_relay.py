@@ -103,10 +103,13 @@ def test_exams_end_jobs_and_the_best_adapter_is_taken(base: Base, queue: list[Jo
 
 
 def test_a_failed_job_gives_its_slot_away_and_changes_nobody(base: Base, queue: list[Job]) -> None:
-    bad = replace(queue[1].subjects[0], latents=queue[1].subjects[0].latents * float("nan"))
-    broken = [queue[0], replace(queue[1], subjects=(bad, *queue[1].subjects[1:])), *queue[2:]]
-    done = finished(Relay(base, broken, how(batch=6), slots=2, every=2))
-    whole = finished(Relay(base, queue, how(batch=6), slots=2, every=2))
+    def with_pictures(factor: float) -> dict[int, Finished]:
+        """The second job has pictures of its own, so that it asks as much whether it fails or not."""
+        odd = replace(queue[1].subjects[0], latents=queue[1].subjects[0].latents * factor)
+        jobs = [queue[0], replace(queue[1], subjects=(odd, *queue[1].subjects[1:])), *queue[2:]]
+        return finished(Relay(base, jobs, how(batch=6), slots=2, every=2))
+
+    done, whole = with_pictures(float("nan")), with_pictures(0.5)
     assert done[1].failed_at == 0
     assert [done[n].failed_at for n in (0, 2, 3, 4)] == [-1] * 4
     for name, tensor in tensors_of(whole[0].adapter).items():

@@ -105,7 +105,7 @@ class BankDenoisers:
 def distinct(*columns: Tensor) -> tuple[Int[Tensor, "kinds"], Int[Tensor, "rows"]]:
     """Which rows are equal in all columns: the first row of each kind, in their order, and the kind of each row."""
     rows = torch.cat([column.flatten(1) if column.ndim > 1 else column[:, None].float() for column in columns], dim=1)
-    kinds, kind = torch.unique(rows, dim=0, return_inverse=True)
+    kinds, kind = torch.unique(rows.view(torch.int32), dim=0, return_inverse=True)  # bits: nan is like itself
     numbers = torch.arange(len(rows), device=rows.device)
     first = torch.full((len(kinds),), len(rows), device=rows.device).scatter_reduce(0, kind, numbers, "amin")
     order = first.argsort()

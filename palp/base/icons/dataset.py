@@ -15,6 +15,7 @@ from palp.base.icons.grammar import Scene, random_scene
 from palp.base.icons.places import SIZE
 from palp.base.icons.render import Layout, foreground, render
 
+LOOSE = 0.5  # share of pictures whose things stand off the autoencoder's grid, as they do in a user's pictures
 CHUNK = 1000  # pictures in one file: the unit of resuming and of sharing work between processes
 
 
@@ -32,6 +33,8 @@ def render_example(seed: int, simple: float = 0.3, held_out: bool = False, scene
     rng = np.random.default_rng(seed)
     scene = scene or random_scene(rng, simple=simple, held_out=held_out)
     layout = Layout.random(rng, scene.companion is not None)
+    if rng.random() < LOOSE:
+        layout = layout.loosened(rng)
     cell = SIZE // LATENT_SIDE
     mask = foreground(layout, scene.companion is not None)
     cover = mask.reshape(LATENT_SIDE, cell, LATENT_SIDE, cell).mean(axis=(1, 3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -76,6 +76,16 @@ class Layout:
         alone = (56 + CELL * int(rng.integers(2)), floor, 80, 0.0)
         subject, companion = (32, floor, 64, 0.0) if with_companion else alone, (96, floor, 64, 0.0)
         return Layout(subject, companion, int(rng.integers(3)), int(rng.integers(2**31)))
+
+    def loosened(self, rng: np.random.Generator) -> Layout:
+        """The layout off the grid: its things moved by up to 8 pixels, in other sizes and a little tilted."""
+
+        def moved(where: tuple[int, int, int, float]) -> tuple[int, int, int, float]:
+            x, bottom, side, _ = where
+            dx, dy, ds = (int(rng.integers(-8, 9)) for _ in range(3))
+            return x + dx, bottom + dy, side + ds, float(rng.uniform(-5, 5))
+
+        return replace(self, subject=moved(self.subject), companion=moved(self.companion))
 
 
 @lru_cache(maxsize=4096)

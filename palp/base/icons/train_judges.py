@@ -37,24 +37,13 @@ def render_judge_chunk(folder: Path, index: int) -> Path:
         scene = random_scene(rng, simple=0.1, held_out=bool(rng.random() < 0.1))
         if rng.random() < NOVEL:
             scene = replace(scene, subject=novel[int(rng.integers(len(novel)))])
-        layout = _loosened(Layout.random(rng, scene.companion is not None), rng)
+        layout = Layout.random(rng, scene.companion is not None).loosened(rng)
         pictures.append(render(scene, rng, layout))
         scenes.append(asdict(scene))
     partial = path.with_suffix(".tmp.npz")
     np.savez(partial, pictures=np.stack(pictures), scenes=np.array(json.dumps(scenes)))
     partial.replace(path)
     return path
-
-
-def _loosened(layout: Layout, rng: np.random.Generator) -> Layout:
-    """Off the grid, in other sizes and a little tilted: judges must know a thing wherever it stands."""
-
-    def moved(where: tuple[int, int, int, float]) -> tuple[int, int, int, float]:
-        x, bottom, side, _ = where
-        dx, dy, ds = (int(rng.integers(-8, 9)) for _ in range(3))
-        return x + dx, bottom + dy, side + ds, float(rng.uniform(-5, 5))
-
-    return replace(layout, subject=moved(layout.subject), companion=moved(layout.companion))
 
 
 def targets(scenes: list[Scene]) -> dict[str, Tensor]:
