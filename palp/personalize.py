@@ -9,6 +9,7 @@ from typing import Any
 
 from palp.base import Base
 from palp.errors import InputError
+from palp.guidance import RESIDUAL
 from palp.learn import Watch
 from palp.sources import learned_subject, read_subject
 from palp.subjects import Subject, find_pictures, read_pictures
@@ -110,7 +111,7 @@ def residual(base: Base, request: Request, watch: Watch | None = None) -> tuple[
         base,
         members,
         request.prompt,
-        rule=request.rule or "composed",
+        rule=request.rule or RESIDUAL,
         seed=request.seed,
         name=request.prompt,
         flip=request.flip,

@@ -15,7 +15,7 @@ Form: TypeAlias = Literal["subject", "joint", "residual"]
 PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper; its batch of 32 on one GPU
     "subject": {"rank": 32, "lr": 5e-5, "lr_placeholder": 5e-4, "steps": 500, "batch": 8},
     "joint": {"rank": 32, "lr": 5e-5, "lr_placeholder": 5e-4, "steps": 500, "batch": 8},
-    "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine"},
+    "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine", "gamma": 1.0},
 }
 LEARNED = {
     "rank": 16, "vectors": 4, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 600, "schedule": "cosine", "warmup": 10,

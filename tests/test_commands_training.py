@@ -15,6 +15,7 @@ from PIL import Image
 import palp.learn
 from palp.adapter import Adapter
 from palp.errors import PalpError
+from palp.guidance import RESIDUAL
 from palp.train import Step, Trainer
 from tests.commands import PALP_HYPER, files_in, invoke, refuses, succeeds, write_pictures
 from tests.tiny import tiny_base, tiny_pipeline
@@ -108,7 +109,7 @@ def test_residual_adapters_hold_the_prompt_and_no_words(base: tuple[object, ...]
     command = ("personalize", "--subject", cat, "--prompt", PROMPT, "--mode", "residual", "--steps", 2, *base)
     succeeds(PALP_HYPER, *command, "--out", out, "--samples-every", 2)
     adapter = Adapter.load(out / "adapter.safetensors")
-    assert (adapter.placeholders, adapter.metadata["rule"]) == ({}, "composed")
+    assert (adapter.placeholders, adapter.metadata["rule"]) == ({}, RESIDUAL)
     assert "samples/000002.png" in files_in(out)
 
 

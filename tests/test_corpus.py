@@ -24,6 +24,7 @@ from palp.corpus.plan import Gate, read_plan
 from palp.corpus.shards import Shard, write_shard
 from palp.corpus.stats import sheet, stats
 from palp.errors import CorpusError, InputError
+from palp.guidance import RESIDUAL
 from tests.commands import PALP_HYPER, refuses, succeeds
 from tests.corpus_building import build, corpus_files, samples
 from tests.training import tensors_of
@@ -53,7 +54,7 @@ def test_a_finished_corpus_is_what_was_promised(whole: CorpusFolder) -> None:
     assert [prompt.split for prompt in promised.prompts] == ["train"] * 4 + ["word"]
     assert {s.name: s.held_out for s in promised.subjects} == {"cat": False, "hat": True}, "cap is for exams only"
     assert corpus.twins == ("own-00001",)
-    assert promised.recipe["rule"] == "composed"
+    assert promised.recipe["rule"] == RESIDUAL
     for key in KEYS:
         adapter = promised.adapter(key)
         assert (adapter.spec, adapter.placeholders, adapter.metadata["name"]) == (promised.spec, {}, key)

@@ -99,7 +99,7 @@ def test_guided_adapters_differ_by_rule_and_by_prompt(trained: Study) -> None:
 
 
 def test_another_prompts_adapter_is_that_of_another_prompt() -> None:
-    for method, own in (("residual_other", "residual_composed"), ("transferred_other", "transferred")):
+    for method, own in (("residual_other", "residual_regional"), ("transferred_other", "transferred")):
         assert own_part(method, cell(0, 0)) == own_part(own, cell(0, 1))
         assert own_part(method, cell(0, 1)) == own_part(own, cell(0, 0))
 
@@ -107,7 +107,7 @@ def test_another_prompts_adapter_is_that_of_another_prompt() -> None:
 def test_the_mean_adapter_is_the_mean_of_the_residual_weights(trained: Study) -> None:
     mean = drawn_with(trained, "residual_mean", cell())
     subject = drawn_with(trained, "subject", cell())
-    each = [trained.shelf.adapter(own_part("residual_composed", cell(0, target))) for target in (0, 1)]
+    each = [trained.shelf.adapter(own_part("residual_regional", cell(0, target))) for target in (0, 1)]
     for site in mean.spec.sites:
         expected = delta(subject, site.name) + (delta(each[0], site.name) + delta(each[1], site.name)) / 2
         torch.testing.assert_close(delta(mean, site.name), expected, rtol=RTOL, atol=ATOL)
@@ -128,7 +128,7 @@ def test_chosen_settings_reach_the_training_and_the_sampling(trained: Study) -> 
     for method in ("palp", "palp_fresh_noise", "palp_no_rescale"):
         assert trained.shelf.settings(own_part(method, chosen)).guidance_weight == 0.25
     assert trained.shelf.settings(own_part("sds", chosen)).guidance_weight == 0.03
-    assert METHODS["score_composition"].plan(chosen).gamma == 0.25
+    assert METHODS["score_composition"].plan(chosen).composition == ("composed", 0.25)
 
 
 def test_methods_are_chosen_by_name_in_the_tables_order() -> None:

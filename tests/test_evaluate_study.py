@@ -18,7 +18,7 @@ from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import labels
 from palp.draw import Picture, draw
 from palp.errors import InputError
-from palp.evaluate.drawing import draw_composed
+from palp.evaluate.composition import draw_composed
 from palp.evaluate.intervals import Estimate
 from palp.evaluate.methods import METHODS, choose_methods
 from palp.evaluate.metrics import PHOTO_METRICS, PROMPT_METRICS, Examiner
@@ -27,6 +27,7 @@ from palp.evaluate.report import Files, write_evaluation
 from palp.evaluate.study import RENDERED, Study
 from palp.evaluate.summary import CURVE_SHARES, gains
 from palp.evaluate.sweep import GRID, choose, read_choices, sweep
+from palp.guidance import Prompt
 from palp.train import Trainer
 from tests.worlds import TINY, quiet, study, world_base, world_judges
 
@@ -127,12 +128,16 @@ def test_composed_scores_without_gamma_draw_the_personal_prompt(base: Base, tmp_
     done.train([METHODS["subject"]])
     adapter = done.shelf.adapter(METHODS["subject"].plan(_cell(done)).parts[0][0])
     subject, target = done.protocol.subjects[0], done.protocol.targets[0]
-    prompts = (photo_prompt(), clean_prompt(target, subject), photo_prompt(subject))
+    prompts: dict[Prompt, str] = {
+        "personal": photo_prompt(), "clean": clean_prompt(target, subject), "photo": photo_prompt(subject)
+    }  # fmt: skip
     plain = draw(base, [Picture(photo_prompt(), seed, adapter) for seed in (0, 1)], done.sampling)
-    composed = draw_composed(base, adapter, prompts, (0, 1), 0.0, done.sampling)
+    composed = draw_composed(base, adapter, prompts, (0, 1), "composed", 0.0, done.sampling)
     torch.testing.assert_close(composed, plain, rtol=1e-3, atol=1e-3)
-    moved = draw_composed(base, adapter, prompts, (0, 1), 1.5, done.sampling)
+    moved = draw_composed(base, adapter, prompts, (0, 1), "composed", 1.5, done.sampling)
     assert not torch.allclose(moved, plain, atol=1e-2)
+    with pytest.raises(InputError, match="'palp' has no target to sample with"):
+        draw_composed(base, adapter, prompts, (0, 1), "palp", 1.5, done.sampling)
 
 
 def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> None:
@@ -143,7 +148,9 @@ def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> 
     done = study(base, tmp_path)
     done.train([METHODS["subject"]])
     adapter = done.shelf.adapter(METHODS["subject"].plan(_cell(done)).parts[0][0])
-    prompts = ("a photo of [V]", "an oil painting of a dog", "a photo of a dog")
+    prompts: dict[Prompt, str] = {
+        "personal": "a photo of [V]", "clean": "an oil painting of a dog", "photo": "a photo of a dog"
+    }  # fmt: skip
     bank = AdapterBank(base.unet, adapter.spec, 1)
     bank.write(0, adapter)
 
@@ -153,8 +160,8 @@ def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> 
             with bank.route(torch.zeros(len(x_t), dtype=torch.long) if with_subject else None):
                 return base.predict(x_t, t, text.repeat(len(x_t)))
 
-        null, personal = ask("", True), ask(prompts[0], True)
-        change = ask(prompts[1], False) - ask(prompts[2], False)
+        null, personal = ask("", True), ask(prompts["personal"], True)
+        change = ask(prompts["clean"], False) - ask(prompts["photo"], False)
         return null + done.sampling.guidance * (personal + 0.7 * change - null)
 
     bank.attach()
@@ -163,7 +170,7 @@ def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> 
         expected = sample(base, text, text, (3, 4), steps=done.sampling.steps, guide=slowly)
     finally:
         bank.detach()
-    composed = draw_composed(base, adapter, prompts, (3, 4), 0.7, done.sampling)
+    composed = draw_composed(base, adapter, prompts, (3, 4), "composed", 0.7, done.sampling)
     torch.testing.assert_close(composed, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palp.errors import InputError
 from palp.guidance import RULES, Draw, Prompt, find_rule
+from palp.guidance.regional import region
 from palp.train import TrainSettings
 
 BATCH, T = 3, 1000
@@ -131,6 +132,7 @@ def test_descent_moves_the_prediction_toward_the_bases_guided_noise() -> None:
         ("nfsd", 4.0, 2.0, [("base", ("null", "clean", "negative"))]),
         ("none", 4.0, 2.0, []),
         ("composed", 4.0, 2.0, [("teacher", ("personal",)), ("base", ("clean", "photo"))]),
+        ("regional", 4.0, 2.0, [("teacher", ("target", "personal")), ("base", ("clean", "photo"))]),
     ],
 )
 def test_one_call_a_model_and_no_branch_of_weight_zero(
@@ -154,6 +156,30 @@ def test_composed() -> None:
         torch.testing.assert_close(loss[row], expected, **EXACT)
 
 
+def test_regional() -> None:
+    at, gain = draw(), torch.tensor(0.3)
+    loss = find_rule("regional").loss(at, Fake(gain), SETTINGS)
+    fake = Fake(gain)
+    for row in range(BATCH):
+        x_t, t = at.x_t[row : row + 1], at.t[row : row + 1]
+        subject, personal = fake.teacher(x_t, t, "target", "personal")
+        clean, photo = fake.base(x_t, t, "clean", "photo")
+        goal = subject + 1.5 * (1 - region(personal - photo)) * (clean - subject)
+        expected = at.weight[row] * (at.pred[row : row + 1] - goal).square().sum() / NUMEL
+        torch.testing.assert_close(loss[row], expected, **EXACT)
+
+
+def test_a_region_is_where_a_change_is_large_whatever_its_size() -> None:
+    change = 0.01 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    change[:, :, 2:6, 2:6] *= 50
+    mask = region(change)
+    assert mask.shape == (2, 1, 8, 8)
+    assert mask[:, 0, 3:5, 3:5].min() > 0.9
+    assert max(mask[:, 0, 0].max(), mask[:, 0, -1].max(), mask[:, 0, :, -1].max()) < 0.1
+    torch.testing.assert_close(region(1000 * change), mask, rtol=0, atol=1e-5)
+    assert region(torch.zeros(1, 4, 8, 8)).isfinite().all(), "no change at all"
+
+
 def test_none_is_zero_with_gradient_zero() -> None:
     at = draw()
     assert torch.equal(find_rule("none").loss(at, Fake(torch.tensor(1.0)), SETTINGS), torch.zeros(BATCH))
@@ -168,7 +194,7 @@ def test_rows_of_a_draw() -> None:
 
 
 def test_rules_by_name() -> None:
-    assert sorted(RULES) == sorted([*PULLS, "none", "composed"])
-    assert {name for name, rule in RULES.items() if rule.residual} == {"composed"}
+    assert sorted(RULES) == sorted([*PULLS, "none", "composed", "regional"])
+    assert {name for name, rule in RULES.items() if rule.residual} == {"composed", "regional"}
     with pytest.raises(InputError, match=r"no guidance rule 'dds'.*composed.*sds"):
         find_rule("dds")

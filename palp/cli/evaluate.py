@@ -38,7 +38,7 @@ def evaluate(
     """Train and draw with every method on subjects never seen, and judge alignment and identity.
 
     Everything is about 500 adapters: half a day on two CPU cores, minutes on a GPU; --sweep takes three hours. In a
-    quarter of an hour: --subjects 4 --prompts 2 --methods subject,subject_0.6,unguided,palp,residual_composed
+    quarter of an hour: --subjects 4 --prompts 2 --methods subject,subject_0.6,unguided,palp,residual_regional
     """
     from palp.base.icons.judges import load_judges
     from palp.cli.base import open_base

@@ -41,7 +41,7 @@ Mode = Annotated[
     Literal["joint", "residual"],
     typer.Option(help="joint: one adapter for both. residual: a prompt adapter over frozen subject adapters."),
 ]
-Rule = Annotated[str | None, typer.Option(help="palp, sds, nfsd, none, …; by default palp, and composed if residual.")]
+Rule = Annotated[str | None, typer.Option(help="palp, sds, nfsd, none, …; by default palp, and regional if residual.")]
 Alpha = Annotated[float | None, typer.Option(help="Guidance scale of the frozen base at the prompt.")]
 Beta = Annotated[float | None, typer.Option(help="Guidance scale of the adapter in training.")]
 GuidanceWeight = Annotated[float | None, typer.Option(help="λ, of the guidance beside the pictures.")]

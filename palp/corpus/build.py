@@ -22,6 +22,7 @@ from palp.corpus.shards import ADAPTER, PREVIEW, RECORD, write_shard
 from palp.corpus.subjects import Teacher, learn_subjects, read_subjects
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
+from palp.guidance import RESIDUAL
 from palp.recipes import guidance_scale, recipe
 from palp.sheets import save_png, to_images
 from palp.train import Exams, Finished, Job, Relay, TrainSettings
@@ -171,7 +172,7 @@ class _Builder:
 
 
 def _job(subjects: Sequence[Teacher], item: Item, seed: int) -> Job:
-    return Job(tuple(s.at(item.prompt.text) for s in subjects), "composed", seed, item.key)
+    return Job(tuple(s.at(item.prompt.text) for s in subjects), RESIDUAL, seed, item.key)
 
 
 def _is_finite(done: Finished) -> bool:

@@ -18,6 +18,7 @@ from palp.evaluate.report import SCALING, Files, settings, write_plane
 from palp.evaluate.results import Row, rows_as_json, write_results
 from palp.evaluate.study import Study
 from palp.evaluate.summary import gains, summarise
+from palp.guidance import RESIDUAL
 
 __all__ = ["GATE_METHODS", "above_line", "failing", "write_gate"]
 
@@ -34,19 +35,20 @@ GATE_METHODS: Mapping[str, Method] = {
         name: METHODS[name]
         for name in (
             "base", "subject", "subject_early", "subject_0.8", "subject_0.6", "unguided",
-            "transferred", "transferred_other", "transferred_mean", "score_composition",
+            "transferred", "transferred_other", "transferred_mean", "score_composition", "region_composition",
         )
     },
+    "transferred_composed": Method("of other subjects, composed", residual("composed", transferred=True)),
     "transferred_palp": Method("of other subjects, PALP's loss", residual("palp", transferred=True)),
     "transferred_kv": Method(
-        "of other subjects, text keys and values", residual("composed", transferred=True, sites="cross-kv")
+        "of other subjects, text keys and values", residual(RESIDUAL, transferred=True, sites="cross-kv")
     ),
-    "transferred_one": Method("of one other subject", residual("composed", transferred=True, teachers=1)),
+    "transferred_one": Method("of one other subject", residual(RESIDUAL, transferred=True, teachers=1)),
     "independent": Method(
         "subject of another rank and seed", lambda cell: Plan(((_independent(cell.subject), 1.0),))
     ),
     "independent_transferred": Method(
-        "… with the prompt's adapter", residual("composed", transferred=True, subject=_independent)
+        "… with the prompt's adapter", residual(RESIDUAL, transferred=True, subject=_independent)
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from palp.base.icons.grammar import Scene
 from palp.errors import InputError
 from palp.evaluate.protocol import Protocol
+from palp.guidance import RESIDUAL
 from palp.recipes import Form
 
 __all__ = [
@@ -57,11 +58,11 @@ class Plan:
 
     Args:
         parts: adapters with scales; the last is what the method is about.
-        gamma: compose scores while sampling, with this weight (`palp.evaluate.drawing`); None: do not.
+        composition: a rule of the residual form and its γ, to compose predictions while sampling; None: do not.
     """
 
     parts: tuple[tuple[Need, float], ...] = ()
-    gamma: float | None = None
+    composition: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,12 @@ def _all(cell: Cell) -> tuple[Scene, ...]:
     return cell.protocol.targets
 
 
-def _score_composition(cell: Cell) -> Plan:
-    gamma = cell.choices.get("score_composition", {}).get("gamma", 0.5)
-    return Plan(((subject_need(cell.subject), 1.0),), gamma=float(gamma))
+def _sampled(rule: str, key: str, gamma: float) -> Callable[[Cell], Plan]:
+    def plan(cell: Cell) -> Plan:
+        chosen = float(cell.choices.get(key, {}).get("gamma", gamma))
+        return Plan(((subject_need(cell.subject), 1.0),), composition=(rule, chosen))
+
+    return plan
 
 
 METHODS: Mapping[str, Method] = {
@@ -186,14 +190,16 @@ METHODS: Mapping[str, Method] = {
     "palp": Method("PALP", _joint("palp")),
     "residual_palp": Method("residual, PALP", residual("palp")),
     "residual_composed": Method("residual, composed", residual("composed")),
-    "residual_other": Method("residual, another prompt's", residual("composed", targets=_other)),
-    "residual_mean": Method("residual, mean of prompts", residual("composed", targets=_all)),
-    "transferred": Method("residual of other subjects", residual("composed", transferred=True)),
+    "residual_regional": Method("residual, regional", residual("regional")),
+    "residual_other": Method("residual, another prompt's", residual(RESIDUAL, targets=_other)),
+    "residual_mean": Method("residual, mean of prompts", residual(RESIDUAL, targets=_all)),
+    "transferred": Method("residual of other subjects", residual(RESIDUAL, transferred=True)),
     "transferred_other": Method(
-        "of other subjects, another prompt's", residual("composed", transferred=True, targets=_other)
+        "of other subjects, another prompt's", residual(RESIDUAL, transferred=True, targets=_other)
     ),
     "transferred_mean": Method(
-        "of other subjects, mean of prompts", residual("composed", transferred=True, targets=_all)
+        "of other subjects, mean of prompts", residual(RESIDUAL, transferred=True, targets=_all)
     ),
-    "score_composition": Method("scores composed in sampling", _score_composition),
+    "score_composition": Method("scores composed in sampling", _sampled("composed", "score_composition", 0.5)),
+    "region_composition": Method("regions composed in sampling", _sampled("regional", "region_composition", 1.0)),
 }

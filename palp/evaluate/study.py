@@ -21,6 +21,7 @@ from palp.evaluate.methods import Cell, Choices, Method, Plan, stopped
 from palp.evaluate.metrics import PHOTO_METRICS, PROMPT_METRICS, Examiner, Scores
 from palp.evaluate.protocol import Protocol, clean_prompt, photo_prompt, renders, target_prompt
 from palp.evaluate.shelf import Bar, Shelf
+from palp.guidance import Prompt
 from palp.recipes import guidance_scale
 
 __all__ = ["RENDERED", "Study"]
@@ -139,10 +140,13 @@ class Study:
         if not plan.parts:
             shots = Shot(plan, clean, protocol.seeds), Shot(plan, photo, protocol.photo_seeds)
         else:
-            scores = None if plan.gamma is None else (photo_prompt(), clean, photo)
-            alone = replace(plan, gamma=None)  # at the photo prompt there is no change of scores to add
+            prompt = target_prompt(target)
+            asked: tuple[tuple[Prompt, str], ...] = (
+                ("personal", photo_prompt()), ("clean", clean), ("photo", photo), ("target", prompt)
+            )  # fmt: skip
+            alone = replace(plan, composition=None)  # at the photo prompt there is nothing to compose
             shots = (
-                Shot(plan, target_prompt(target), protocol.seeds, scores),
+                Shot(plan, prompt, protocol.seeds, None if plan.composition is None else asked),
                 Shot(alone, photo_prompt(), protocol.photo_seeds),
             )
         return _Drawn(subject, target, *shots)

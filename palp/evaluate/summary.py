@@ -13,7 +13,7 @@ from palp.evaluate.study import Study
 __all__ = ["CURVE_METHODS", "CURVE_SHARES", "curve", "gains", "on_the_way", "summarise"]
 
 METRICS = (*PROMPT_METRICS, *PHOTO_METRICS)
-CURVE_METHODS = ("subject", "sds", "nfsd", "palp", "residual_composed")
+CURVE_METHODS = ("subject", "sds", "nfsd", "palp", "residual_regional")
 CURVE_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a training's steps
 
 

@@ -1,9 +1,13 @@
 """Guidance rules, one file each; importing a file registers its rule, and `find_rule` finds it by name."""
 
-from palp.guidance import composed, nfsd, none, palp, palp_fresh_noise, palp_no_rescale, sds
+from palp.guidance import composed, nfsd, none, palp, palp_fresh_noise, palp_no_rescale, regional, sds
 from palp.guidance.rule import RULES, Denoisers, Draw, GuidanceSettings, Prompt, Rule, find_rule
 
+RESIDUAL = "regional"
+"""The rule of the residual form unless another is asked for: the one whose adapters serve other subjects best."""
+
 __all__ = [
+    "RESIDUAL",
     "RULES",
     "Denoisers",
     "Draw",
@@ -17,5 +21,6 @@ __all__ = [
     "palp",
     "palp_fresh_noise",
     "palp_no_rescale",
+    "regional",
     "sds",
 ]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from palp.guidance.rule import Denoisers, Draw, GuidanceSettings, register
-from palp.guidance.terms import squared_error
+from palp.guidance.distil import distils
+from palp.guidance.rule import Denoisers
 
 
-@register("composed", student_prompt="target", residual=True)
-def composed(draw: Draw, denoisers: Denoisers, settings: GuidanceSettings) -> Float[Tensor, "batch"]:
-    """w ‖G(x_t, y; S+D) − [G(x_t, y_P; S) + γ (G_base(x_t, y_c) − G_base(x_t, photo))]‖² / dims.
+@distils("composed")
+def composed(
+    x_t: Float[Tensor, "batch c h w"], t: Int[Tensor, "batch"], denoisers: Denoisers, gamma: float
+) -> Float[Tensor, "batch c h w"]:
+    """G(x_t, y_P; S) + γ (G_base(x_t, y_c) − G_base(x_t, photo)).
 
-    What the subject's model says of its own picture, plus the base's own change from photo to target. Both
-    sides have weights that sum to one, so with w the loss is the same in the noise and in the v form.
+    What the subject's model says of its own picture, plus the base's own change from photo to target.
     """
-    (subject,) = denoisers.teacher(draw.x_t, draw.t, "personal")
-    clean, photo = denoisers.base(draw.x_t, draw.t, "clean", "photo")
-    return draw.weight * squared_error(draw.pred, subject + settings.gamma * (clean - photo))
+    (subject,) = denoisers.teacher(x_t, t, "personal")
+    clean, photo = denoisers.base(x_t, t, "clean", "photo")
+    return subject + gamma * (clean - photo)

@@ -90,6 +90,8 @@ class GuidanceSettings(Protocol):
 
 
 Loss: TypeAlias = Callable[[Draw, Denoisers, GuidanceSettings], Float[Tensor, "batch"]]
+Target: TypeAlias = Callable[[Tensor, Tensor, Denoisers, float], Tensor]
+"""x_t `[batch c h w]`, t `[batch]`, the denoisers and γ to a prediction `[batch c h w]`: what a residual distils."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,19 @@ class Rule:
         loss: the function.
         student_prompt: where the student predicts `Draw.pred`: at "personal", beside the reconstruction loss
             (λ weighs the rule), or at "target", where the rule is the whole loss.
-        residual: needs a frozen subject adapter as teacher.
+        target: of a rule that needs a frozen subject adapter as teacher: what it distils. Its weights over predictions
+            sum to one, so it is the same in the noise and in the native form, and one can sample with it too.
     """
 
     name: str
     loss: Loss
     student_prompt: Literal["personal", "target"] = "personal"
-    residual: bool = False
+    target: Target | None = None
+
+    @property
+    def residual(self) -> bool:
+        """Whether it needs a frozen subject adapter."""
+        return self.target is not None
 
     @property
     def reconstructs(self) -> bool:
@@ -117,17 +125,20 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def register(
-    name: str, student_prompt: Literal["personal", "target"] = "personal", residual: bool = False
-) -> Callable[[Loss], Loss]:
-    """Decorator: the function is the rule `name`."""
+def register(name: str) -> Callable[[Loss], Loss]:
+    """Decorator: the function is the rule `name`, beside the reconstruction loss."""
 
     def add(loss: Loss) -> Loss:
-        assert name not in RULES
-        RULES[name] = Rule(name, loss, student_prompt, residual)
+        add_rule(Rule(name, loss))
         return loss
 
     return add
+
+
+def add_rule(rule: Rule) -> None:
+    """Make a rule known by its name, which must be new."""
+    assert rule.name not in RULES
+    RULES[rule.name] = rule
 
 
 def find_rule(name: str) -> Rule:

@@ -13,7 +13,7 @@ from torch import Tensor
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import InputError
-from palp.guidance import find_rule
+from palp.guidance import RESIDUAL, find_rule
 from palp.prompts import Prompts, make_prompts
 from palp.subjects import Subject, encode_pictures
 from palp.train.settings import TrainSettings
@@ -154,7 +154,7 @@ def residual_job(
     subjects: Sequence[tuple[Subject, Adapter]],
     prompt: str,
     *,
-    rule: str = "composed",
+    rule: str = RESIDUAL,
     seed: int = 0,
     name: str = "job",
     flip: bool = False,

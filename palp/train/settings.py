@@ -36,7 +36,7 @@ class TrainSettings(CheckedSettings):
     guidance_weight: float = 0.1  # λ; about 1 / alpha is a sensible size
     alpha: float = 15.0  # guidance scale of the frozen base at y_c (paper 15; 7.5 for several subjects)
     beta: float = 7.5  # guidance scale of the student at y_P (paper 7.5; 1 for several subjects)
-    gamma: float = 1.5  # "composed": how many times the base's change from photo to target is asked for
+    gamma: float = 1.5  # "composed", "regional": how far their targets go from what the subject's adapter says
     prior_weight: float = 0.0  # of ‖student − base‖² at the photo prompt, per latent dimension; 0 for none
     min_snr: float | None = None  # γ of min-SNR weights (arXiv 2303.09556), on all terms; None for none
     t_min: float = 0.0  # timesteps are drawn evenly from this share of the schedule …
