@@ -23,7 +23,7 @@ LEARNED = {
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
     "subject": LEARNED,
     "joint": {**LEARNED, "guidance_weight": 0.03},
-    "residual": {"rank": 8, "lr": 1.5e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 1.0},
+    "residual": {"rank": 8, "lr": 1.5e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 1.5},
 }
 
 
