@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from tests.http_engine import WEB, FakeEngine, colour_of, picture_files, running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-SHOTS = os.environ.get("PALP_SCREENSHOTS")  # a folder, to take the pictures of the documentation again
 PATIENCE_MS = 60_000
 SIDE = 128
 
@@ -80,11 +78,6 @@ def bring_subject(page: Any, name: str = "rex", class_word: str = "dog") -> None
     page.get_by_role("button", name="Learn").click()
 
 
-def shoot(page: Any, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / name))
-
-
 def test_a_subject_is_learned_and_drawn_three_ways(browser: Any) -> None:
     engine = Painter(learn_s=0.3)
     with running(engine) as (address, _), page_of(browser, address) as page:
@@ -112,7 +105,6 @@ def test_a_subject_is_learned_and_drawn_three_ways(browser: Any) -> None:
         page.locator("#history .entry").first.click()
         assert page.get_by_label("Prompt", exact=True).input_value().startswith("a watercolor")
         page.mouse.click(640, 5)
-        shoot(page, "page-light.png")
         page.on("dialog", lambda dialog: dialog.accept())
         page.get_by_role("button", name="Remove").click()
         page.wait_for_selector('.subject:has(input[value=""]:checked)')
@@ -133,7 +125,6 @@ def test_on_a_dark_phone_it_is_drawn_and_cancelled(browser: Any) -> None:
         page.get_by_role("button", name="Generate").click()
         page.locator("figure img:not([hidden])").nth(2).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        shoot(page, "page-dark-phone.png")
         page.keyboard.press("Escape")
         page.wait_for_selector("figure.failed")
         assert page.inner_text("#status") == "Cancelled."

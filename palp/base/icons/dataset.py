@@ -15,7 +15,7 @@ from palp.base.icons.grammar import Scene, random_scene
 from palp.base.icons.places import SIZE
 from palp.base.icons.render import Layout, foreground, render
 
-LOOSE = 0.5  # share of pictures whose things stand off the autoencoder's grid, as they do in a user's pictures
+LOOSE = 1 / 3  # share of pictures whose things stand off the autoencoder's grid, as they do in a user's pictures
 CHUNK = 1000  # pictures in one file: the unit of resuming and of sharing work between processes
 
 
