@@ -27,7 +27,7 @@ from hypernet.trust import nonsense
 from palp.base import Base, TextState
 from palp.corpus import Corpus, CorpusPrompt
 from palp.errors import NonFiniteLossError
-from palp.guidance import find_rule
+from palp.guidance import RESIDUAL, find_rule
 from palp.train import checkpoint
 
 __all__ = ["HyperStep", "HyperTrainer"]
@@ -103,7 +103,7 @@ class HyperTrainer:
         """Training draws from training subjects, validation from held-out ones."""
         base, settings, spec = self.base, self.settings, self.corpus.spec
         self._recipe = recipe_settings(self.corpus.recipe)
-        self._rule = find_rule(str(self.corpus.recipe.get("rule", "composed")))
+        self._rule = find_rule(str(self.corpus.recipe.get("rule", RESIDUAL)))
         low = round(self._recipe.t_min * len(base.schedule))
         t_range = (low, max(round(self._recipe.t_max * len(base.schedule)), low + 1))
         subjects = [subject for subject in self.corpus.subjects if not subject.held_out]

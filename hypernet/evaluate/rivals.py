@@ -11,6 +11,7 @@ from hypernet.stage import recipe_settings
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
+from palp.guidance import RESIDUAL
 from palp.learn import Report
 from palp.train import Job, JobSubject, Trainer, TrainSettings
 
@@ -71,7 +72,7 @@ def _settings(corpus: Corpus, steps: int) -> TrainSettings:
 
 
 def _rule(corpus: Corpus) -> str:
-    return str(corpus.recipe.get("rule", "composed"))
+    return str(corpus.recipe.get("rule", RESIDUAL))
 
 
 def _run(trainer: Trainer, report: Callable[[int, int, float], None]) -> None:
