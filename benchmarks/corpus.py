@@ -15,7 +15,7 @@ import typer
 
 from benchmarks import setting
 from benchmarks.measure import Rows, peak_memory, ratio, take_turns
-from benchmarks.peers import PeftComposed
+from benchmarks.peers import PeftRegional
 from hypernet.stage import recipe_settings
 from palp.base import Base, load_base
 from palp.corpus import open_corpus
@@ -23,6 +23,7 @@ from palp.corpus.stats import stats
 from palp.corpus.subjects import read_subjects
 from palp.evaluate.intervals import Estimate, estimate
 from palp.evaluate.results import RESULTS, table, write_results
+from palp.guidance import RESIDUAL
 from palp.train import Job, Trainer, TrainSettings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -51,7 +52,7 @@ def of_bank(source: str, folder: Path, slots: int) -> torch.device:
 def of_peft(source: str, folder: Path) -> torch.device:
     """Two steps with PEFT, for their memory."""
     base, settings, _ = _opened(source, folder, 1)
-    return _twice(base, PeftComposed(base, settings).step)
+    return _twice(base, PeftRegional(base, settings).step)
 
 
 def _twice(base: Base, step: Callable[[], object]) -> torch.device:
@@ -66,7 +67,7 @@ def _opened(source: str, folder: Path, slots: int) -> tuple[Base, TrainSettings,
     subjects = read_subjects(corpus.folder, "train").values()
     prompts = [corpus.prompts[i % len(corpus.prompts)] for i in range(slots)]
     jobs = [
-        Job(tuple(subject.at(prompt.text) for subject in subjects), "composed", SEED, prompt.key) for prompt in prompts
+        Job(tuple(subject.at(prompt.text) for subject in subjects), RESIDUAL, SEED, prompt.key) for prompt in prompts
     ]
     return load_base(source), recipe_settings(corpus.recipe), jobs
 
@@ -82,7 +83,7 @@ def main(
     sizes, repeats = (SIZES[:2], 2) if quick else (SIZES, repeats)
     base, settings, jobs = _opened(source, folder, max(sizes))
     cases = {f"bank of {k}": bank_step(base, settings, jobs[:k]) for k in sizes}
-    times = take_turns({"peft": PeftComposed(base, settings).step, **cases}, repeats, base.device)
+    times = take_turns({"peft": PeftRegional(base, settings).step, **cases}, repeats, base.device)
     rows: Rows = {"peft": {"adapters_per_hour": _per_hour(times["peft"], 1, settings.steps)}}
     rows["peft"]["peak_mib"] = peak_memory(of_peft, source, folder)
     for k in sizes:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from benchmarks.setting import BATCH, CLASS_WORD, RANK, TARGET, subject
 from palp.base import Base, TextState
+from palp.guidance.regional import region
 from palp.train import TrainSettings
 
 LEARNING_RATE = 1e-4
@@ -68,10 +69,10 @@ class DreamBoothLora:
         self.optimizer.zero_grad()
 
 
-class PeftComposed:
+class PeftRegional:
     """The corpus' recipe for one prompt with PEFT: a frozen subject adapter and a second one that carries the prompt.
 
-    Composed-score distillation as in `palp.guidance.composed`: the subject's model at y_P and the base at y_c and the
+    Regional distillation as in `palp.guidance.regional`: the subject's model at y and y_P and the base at y_c and the
     photo prompt, without gradients; then the student, both adapters on, at y. AdamW, gradient norm clipped to one.
 
     Arguments:
@@ -89,8 +90,8 @@ class PeftComposed:
         self.x0 = latents.repeat(-(-settings.batch // len(latents)), 1, 1, 1)[: settings.batch]
         clean, photo = TARGET.replace("[V]", f"a {CLASS_WORD}"), f"a photo of a {CLASS_WORD}"
         with torch.no_grad():
-            texts = [base.encode_prompts([prompt]).repeat(settings.batch) for prompt in (photo, clean, photo, clean)]
-        self.personal, self.target, self.both = texts[0], texts[1], TextState.cat([texts[3], texts[2]])
+            self.target, photos = (base.encode_prompts([prompt]).repeat(settings.batch) for prompt in (clean, photo))
+        self.both = TextState.cat([self.target, photos])  # of the subject's model y and y_P, of the base y_c and photo
         self.pairs = [p for name, p in unet.named_parameters() if ".prompt." in name]
         self.optimizer = torch.optim.AdamW(self.pairs, lr=settings.lr, weight_decay=settings.weight_decay)
 
@@ -109,9 +110,10 @@ class PeftComposed:
         self.base.unet.zero_grad(set_to_none=True)
 
     def _teachers(self, x_t: Tensor, t: Tensor) -> Tensor:
+        both = x_t.repeat(2, 1, 1, 1), t.repeat(2), self.both
         self.base.unet.set_adapter(["subject"])
-        personal = self.base.predict(x_t, t, self.personal)
+        own, personal = self.base.predict(*both).chunk(2)
         self.base.unet.disable_adapters()
-        clean, photo = self.base.predict(x_t.repeat(2, 1, 1, 1), t.repeat(2), self.both).chunk(2)
+        clean, photo = self.base.predict(*both).chunk(2)
         self.base.unet.enable_adapters()
-        return personal + self.settings.gamma * (clean - photo)
+        return own + self.settings.gamma * (1 - region(personal - photo)) * (clean - own)

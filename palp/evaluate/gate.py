@@ -27,7 +27,7 @@ IDENTITY = "subject_on_prompt"
 
 def _independent(name: str) -> Need:
     """A subject's adapter as somebody else would train it: of another rank and seed."""
-    return replace(subject_need(name), changes=(("rank", 16),), seed=1)
+    return replace(subject_need(name), changes=(("rank", 8),), seed=1)
 
 
 GATE_METHODS: Mapping[str, Method] = {
