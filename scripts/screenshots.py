@@ -54,6 +54,8 @@ def draw(page: Any, prompt: str, path: Path) -> None:
     page.get_by_role("button", name="Generate").click()
     page.locator("figure.done").nth(2).wait_for()
     page.mouse.click(5, 5)
+    if page.viewport_size["width"] > 800:  # on a phone the pictures are below the form
+        page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=str(path))
 
 
