@@ -47,6 +47,15 @@ def copy(whole: CorpusFolder, tmp_path: Path) -> CorpusFolder:
     return CorpusFolder(Path(shutil.copytree(whole.path, tmp_path / "copy")))
 
 
+def test_a_corpus_of_another_rule_is_not_gone_on_with(copy: CorpusFolder) -> None:
+    plan = copy.read_plan()
+    prompts = list(open_corpus(copy.path).prompts)
+    asked = {name: value for name, value in plan.items() if name != "prompts"}
+    copy.begin(asked, prompts)
+    with pytest.raises(InputError, match="recipe differ"):
+        copy.begin({**asked, "recipe": {**plan["recipe"], "rule": "composed"}}, prompts)
+
+
 def test_a_finished_corpus_is_what_was_promised(whole: CorpusFolder) -> None:
     corpus = open_corpus(whole.path)
     promised: Corpus = corpus

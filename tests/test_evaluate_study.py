@@ -22,7 +22,7 @@ from palp.evaluate.composition import draw_composed
 from palp.evaluate.intervals import Estimate
 from palp.evaluate.methods import METHODS, choose_methods
 from palp.evaluate.metrics import PHOTO_METRICS, PROMPT_METRICS, Examiner
-from palp.evaluate.protocol import clean_prompt, photo_prompt, renders
+from palp.evaluate.protocol import clean_prompt, photo_prompt, renders, target_prompt
 from palp.evaluate.report import Files, write_evaluation
 from palp.evaluate.study import RENDERED, Study
 from palp.evaluate.summary import CURVE_SHARES, gains
@@ -136,6 +136,11 @@ def test_composed_scores_without_gamma_draw_the_personal_prompt(base: Base, tmp_
     torch.testing.assert_close(composed, plain, rtol=1e-3, atol=1e-3)
     moved = draw_composed(base, adapter, prompts, (0, 1), "composed", 1.5, done.sampling)
     assert not torch.allclose(moved, plain, atol=1e-2)
+    y: dict[Prompt, str] = {**prompts, "target": target_prompt(target)}
+    at_y = draw(base, [Picture(y["target"], seed, adapter) for seed in (0, 1)], done.sampling)
+    unmoved, regional = (draw_composed(base, adapter, y, (0, 1), "regional", g, done.sampling) for g in (0.0, 1.0))
+    torch.testing.assert_close(unmoved, at_y, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(regional, at_y, atol=1e-2)
     with pytest.raises(InputError, match="'palp' has no target to sample with"):
         draw_composed(base, adapter, prompts, (0, 1), "palp", 1.5, done.sampling)
 

@@ -47,6 +47,15 @@ def test_a_seed_gives_one_picture() -> None:
     assert not np.array_equal(first.picture, other.picture)
 
 
+def test_a_third_of_the_pictures_stand_off_the_grid() -> None:
+    covers = [render_example(seed, scene=Scene("fox")).cover for seed in range(120)]
+    loose = [bool(((cover > 0) & (cover < 1)).any()) for cover in covers]
+    assert 0.2 < np.mean(loose) < 0.46, "three standard deviations of 120 draws"
+    cells = [cover.sum() for cover in covers]
+    assert min(cells) >= (72 / 16) ** 2 - 1e-3
+    assert max(cells) <= (88 / 16) ** 2 + 1e-3
+
+
 def test_every_style_shows() -> None:
     assert_all_differ({style: drawn(Scene("fox", style, "meadow")) for style in STYLES})
 

@@ -40,7 +40,7 @@ def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Repo
     folder, settings = CorpusFolder(out), recipe(base.name, "residual", plan.recipe)
     arithmetic = str(base.dtype).removeprefix("torch.")
     identity = {"base": base.fingerprint, "arithmetic": arithmetic, "settings": plan.to_mapping()}
-    folder.begin({**identity, "recipe": settings.to_mapping()}, plan.prompts.prompts())
+    folder.begin({**identity, "recipe": {**settings.to_mapping(), "rule": RESIDUAL}}, plan.prompts.prompts())
     shards = folder.shards()
     if part.of > len(shards):
         raise InputError(f"{part.of} builders were asked for, and there are {len(shards)} shards: ask for no more")

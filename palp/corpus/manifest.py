@@ -11,7 +11,6 @@ from palp.atomic import write_json
 from palp.corpus.folder import TWIN, CorpusFolder, read_json, sha256
 from palp.corpus.shards import Shard
 from palp.errors import CorpusError, PalpError
-from palp.guidance import RESIDUAL
 
 __all__ = ["problems", "write_manifest"]
 
@@ -39,7 +38,7 @@ def write_manifest(folder: CorpusFolder) -> None:
             refused = Shard.open(folder.rejected(number))
             rejected |= {key: refused.record(key)["rejected"] for key in refused.keys}
     content = {
-        "version": VERSION, "base": plan["base"], "spec": spec, "recipe": {**plan["recipe"], "rule": RESIDUAL},
+        "version": VERSION, "base": plan["base"], "spec": spec, "recipe": plan["recipe"],
         "seed": plan["settings"]["seed"], "shards": rows, "rejected": rejected, "made_with": made_with,
         "subjects": read_json(folder.subjects),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Drawing by composing predictions while sampling: what a rule of the residual form distils, done exactly."""
+"""Drawing by composing predictions while sampling: with what a rule of the residual form distils."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp a
     "residual_palp": tuple({"alpha": 15.0, "beta": 7.5, "guidance_weight": weight} for weight in (0.1, 0.3)),
     "residual_composed": tuple({"gamma": gamma} for gamma in (0.5, 0.75, 1.0, 1.5)),
     "residual_regional": tuple({"gamma": gamma} for gamma in (1.0, 1.5, 2.0)),
+    "region_composition": tuple({"gamma": gamma} for gamma in (1.0, 1.5)),
     "score_composition": tuple({"gamma": gamma} for gamma in (0.25, 0.5, 0.75, 1.0)),
 }
 FIDELITY_KEPT = 0.97  # of the control's subject_on_photo, at least
