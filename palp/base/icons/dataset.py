@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from palp.base.icons.codec import LATENT_SIDE
 from palp.base.icons.grammar import Scene, random_scene
 from palp.base.icons.places import SIZE
+from palp.base.icons.guise import disguised
 from palp.base.icons.render import Layout, foreground, render
 
 LOOSE = 1 / 3  # share of pictures whose things stand off the autoencoder's grid, as they do in a user's pictures
@@ -28,17 +29,25 @@ class Example:
     cover: NDArray[np.float32]
 
 
-def render_example(seed: int, simple: float = 0.3, held_out: bool = False, scene: Scene | None = None) -> Example:
-    """Draw one example, of a random scene unless one is given; the same seed gives the same example."""
+def render_example(
+    seed: int, simple: float = 0.3, held_out: bool = False, scene: Scene | None = None, guises: float = 0.0
+) -> Example:
+    """Draw one example, of a random scene unless one is given; the same seed gives the same example.
+
+    With probability `guises` its subject is in a guise, and then always off the grid.
+    """
     rng = np.random.default_rng(seed)
     scene = scene or random_scene(rng, simple=simple, held_out=held_out)
+    guise = None
+    if guises and rng.random() < guises:
+        scene, guise = disguised(scene, rng)
     layout = Layout.random(rng, scene.companion is not None)
-    if rng.random() < LOOSE:
+    if guise is not None or rng.random() < LOOSE:
         layout = layout.loosened(rng)
     cell = SIZE // LATENT_SIDE
     mask = foreground(layout, scene.companion is not None)
     cover = mask.reshape(LATENT_SIDE, cell, LATENT_SIDE, cell).mean(axis=(1, 3))
-    return Example(scene, render(scene, rng, layout), cover)
+    return Example(scene, render(scene, rng, layout, guise), cover)
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
@@ -46,12 +55,12 @@ def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def render_chunk(folder: Path, index: int, simple: float) -> Path:
+def render_chunk(folder: Path, index: int, simple: float, guises: float) -> Path:
     """Render pictures `index * CHUNK …` into one compressed file, unless it is there already."""
     path = folder / f"pictures-{index:05d}.npz"
     if path.exists():
         return path
-    examples = [render_example(index * CHUNK + i, simple) for i in range(CHUNK)]
+    examples = [render_example(index * CHUNK + i, simple, guises=guises) for i in range(CHUNK)]
     partial = path.with_suffix(".tmp.npz")
     np.savez(
         partial,

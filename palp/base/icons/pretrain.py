@@ -51,6 +51,7 @@ class PretrainSettings:
     first_chunk: int = 0  # thousands of pictures that were rendered for earlier trainings
     judge_chunks: int = 24  # thousands of pictures rendered for the judges
     simple: float = 0.4  # share of pictures with only a subject and a style
+    guises: float = 0.5  # share of pictures whose subject looks otherwise than its glyph
     workers: int = 2  # processes that render
     sheet_every: int = 20_000  # pictures between two sample sheets
     denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
@@ -82,7 +83,7 @@ def pretrain(
         start: folder of a finished pipeline and judges to train on from; its autoencoder is kept, so latents stay.
     """
     numbers = range(settings.first_chunk, settings.first_chunk + settings.chunks)
-    chunks = render_stage(folder / "pictures", numbers, settings.workers, render_chunk, settings.simple)
+    chunks = render_stage(folder / "pictures", numbers, settings.workers, render_chunk, settings.simple, settings.guises)
     write_tokenizer(folder / "tokenizer")
     vae = codec_stage(folder / "vae", chunks, start)
     latents = folder / f"latents-{numbers.start}-{numbers.stop}.safetensors"  # of these pictures and no others

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from palp.base.icons.effects import STYLE, palette, weather_over_scene, weather_over_style
 from palp.base.icons.grammar import Scene, glyphs
+from palp.base.icons.guise import Guise
 from palp.base.icons.places import DRAW, SIZE
 from palp.errors import InputError
 
@@ -94,23 +95,30 @@ def _sprite(codepoint: str, side: int, tilt: int) -> Image.Image:
     return picture.rotate(tilt, Image.Resampling.BICUBIC) if tilt else picture
 
 
-def _stand(canvas: Image.Image, codepoint: str, where: tuple[int, int, int, float]) -> None:
+def _stand(canvas: Image.Image, codepoint: str, where: tuple[int, int, int, float], guise: Guise | None = None) -> None:
     x, bottom, side, tilt = where
-    picture = _sprite(codepoint, side, round(tilt))
+    if guise is None:
+        picture = _sprite(codepoint, side, round(tilt))
+    else:
+        worn = guise.worn(glyph(codepoint))
+        picture = worn.resize((side, side), Image.Resampling.LANCZOS).rotate(tilt, Image.Resampling.BICUBIC)
     canvas.paste(picture, (x - side // 2, bottom - side), picture)
 
 
-def render(scene: Scene, rng: np.random.Generator, layout: Layout | None = None) -> NDArray[np.uint8]:
+def render(
+    scene: Scene, rng: np.random.Generator, layout: Layout | None = None, guise: Guise | None = None
+) -> NDArray[np.uint8]:
     """Draw a scene, `[128, 128, 3]`; `layout` fixes where things stand (two scenes can then be compared)."""
     layout = layout or Layout.random(rng, scene.companion is not None)
-    return finish(compose(scene, layout), scene, layout)
+    return finish(compose(scene, layout, guise), scene, layout)
 
 
-def compose(scene: Scene, layout: Layout) -> Image.Image:
-    """The plain picture before weather, style and palette."""
+def compose(scene: Scene, layout: Layout, guise: Guise | None = None) -> Image.Image:
+    """The plain picture before weather, style and palette; the subject in a guise, if one is given."""
     table = glyphs()
     canvas = DRAW[scene.place](np.random.default_rng(layout.backdrop)).convert("RGB")
-    _stand(canvas, table["concepts"].get(scene.subject) or table["subjects"][scene.subject], layout.subject)
+    codepoint = (guise and guise.codepoint) or table["concepts"].get(scene.subject) or table["subjects"][scene.subject]
+    _stand(canvas, codepoint, layout.subject, guise)
     if scene.companion is not None:
         _stand(canvas, table["concepts"][scene.companion], layout.companion)
     return canvas
