@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from palp.base.icons.codec import LATENT_SIDE
 from palp.base.icons.grammar import Scene, random_scene
-from palp.base.icons.places import SIZE
 from palp.base.icons.guise import disguised
+from palp.base.icons.places import SIZE
 from palp.base.icons.render import Layout, foreground, render
 
 LOOSE = 1 / 3  # share of pictures whose things stand off the autoencoder's grid, as they do in a user's pictures

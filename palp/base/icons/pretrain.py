@@ -83,7 +83,9 @@ def pretrain(
         start: folder of a finished pipeline and judges to train on from; its autoencoder is kept, so latents stay.
     """
     numbers = range(settings.first_chunk, settings.first_chunk + settings.chunks)
-    chunks = render_stage(folder / "pictures", numbers, settings.workers, render_chunk, settings.simple, settings.guises)
+    chunks = render_stage(
+        folder / "pictures", numbers, settings.workers, render_chunk, settings.simple, settings.guises
+    )
     write_tokenizer(folder / "tokenizer")
     vae = codec_stage(folder / "vae", chunks, start)
     latents = folder / f"latents-{numbers.start}-{numbers.stop}.safetensors"  # of these pictures and no others
