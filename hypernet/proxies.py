@@ -6,8 +6,8 @@ the denoiser's output, which is what those scores come from and costs a thousand
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from hypernet.factors import Factors
 from hypernet.losses import energy
 from hypernet.stage import Samples, Stage
 
-__all__ = ["Proxies", "measure"]
+__all__ = ["Changes", "Proxies", "changes", "measure"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,42 @@ class Proxies:
         return self.gain + self.specificity
 
 
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What adapters change in the denoiser's output, sample by sample.
+
+    Args:
+        wanted: the corpus' adapter of the sample's prompt.
+        own, other: the prediction for it, and for another prompt.
+        mean: the corpus' mean adapter.
+    """
+
+    wanted: Float[Tensor, "rows c h w"]
+    own: Float[Tensor, "rows c h w"]
+    other: Float[Tensor, "rows c h w"]
+    mean: Float[Tensor, "rows c h w"]
+
+    @staticmethod
+    def cat(parts: Sequence[Changes]) -> Changes:
+        """Those of all parts, one after another."""
+        names = [field.name for field in fields(Changes)]
+        return Changes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    @property
+    def energy(self) -> Float[Tensor, "rows"]:
+        """‖Δ‖² / dims."""
+        return energy(self.wanted)
+
+    def missed(self, change: Float[Tensor, "rows c h w"]) -> Float[Tensor, "rows"]:
+        """‖change − Δ‖² / dims."""
+        return energy(change - self.wanted)
+
+    @property
+    def told_apart(self) -> Float[Tensor, "rows"]:
+        """⟨Δ̂ − Δ̂', Δ⟩ / dims."""
+        return ((self.own - self.other) * self.wanted).flatten(1).mean(1)
+
+
 Predict = Callable[[Samples], Factors]
 
 
@@ -58,29 +94,31 @@ def measure(stage: Stage, samples: list[Samples], predict: Predict, target: list
         target: the corpus' adapters of each batch's prompts.
         mean: the corpus' mean, one adapter.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("wanted", "own", "other", "mean")}
-    for batch, wanted in zip(samples, target, strict=True):
-        predicted, alone = predict(batch), stage.alone(batch)
-        rows, n = batch.batch.rows, len(wanted)
-        parts["wanted"].append(stage.native(batch, wanted) - alone)
-        parts["own"].append(stage.native(batch, predicted) - alone)
-        parts["other"].append(stage.native(batch, predicted, (rows + 1) % n) - alone)
-        parts["mean"].append(stage.native(batch, mean[[0] * n]) - alone)
-    return _summary(**{name: torch.cat(part) for name, part in parts.items()})
+    parts = [changes(stage, batch, predict, wanted, mean) for batch, wanted in zip(samples, target, strict=True)]
+    return _summary(Changes.cat(parts))
 
 
-def _summary(wanted: Tensor, own: Tensor, other: Tensor, mean: Tensor) -> Proxies:
-    total = energy(wanted).sum().clamp(min=1e-20)
+@torch.no_grad()
+def changes(stage: Stage, samples: Samples, predict: Predict, target: Factors, mean: Factors) -> Changes:
+    """The changes of one batch of samples; see `measure`."""
+    predicted, alone = predict(samples), stage.alone(samples)
+    rows, n = samples.batch.rows, len(target)
+    return Changes(
+        wanted=stage.native(samples, target) - alone,
+        own=stage.native(samples, predicted) - alone,
+        other=stage.native(samples, predicted, (rows + 1) % n) - alone,
+        mean=stage.native(samples, mean[[0] * n]) - alone,
+    )
 
-    def gain(change: Tensor) -> float:
-        return float(1 - energy(change - wanted).sum() / total)
 
+def _summary(found: Changes) -> Proxies:
+    total = found.energy.sum().clamp(min=1e-20)
     return Proxies(
-        gain=gain(own),
-        gain_of_mean=gain(mean),
-        cosine=float(_cosines(own, wanted).mean()),
-        cosine_of_other=float(_cosines(other, wanted).mean()),
-        specificity=float(((own - other) * wanted).flatten(1).mean(1).sum() / total),
+        gain=float(1 - found.missed(found.own).sum() / total),
+        gain_of_mean=float(1 - found.missed(found.mean).sum() / total),
+        cosine=float(_cosines(found.own, found.wanted).mean()),
+        cosine_of_other=float(_cosines(found.other, found.wanted).mean()),
+        specificity=float(found.told_apart.sum() / total),
     )
 
 

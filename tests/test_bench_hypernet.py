@@ -1,0 +1,82 @@
+"""What a hypernetwork owes to losses and corpus: what is compared, how it is measured, and the fit through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.hypernet import CHEAPER, Examination, Part, cases, exponent, row
+from hypernet.learn import learn_hypernet
+from hypernet.proxies import Changes
+from palp.base import Base
+from tests.corpora import CONFIG, TinyCorpus, tiny_corpus
+from tests.light import light_base
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return light_base()
+
+
+@pytest.fixture(scope="module")
+def corpus(base: Base) -> TinyCorpus:
+    return tiny_corpus(base)
+
+
+def changes(seed: int, error: float, rows: int = 40) -> Changes:
+    generator = torch.Generator().manual_seed(seed)
+    wanted, off, other = (torch.randn(rows, 4, 2, 2, generator=generator) for _ in range(3))
+    return Changes(wanted, wanted + error * off, other, torch.zeros_like(wanted))
+
+
+def test_a_part_keeps_what_is_held_out_and_grows_by_prompts_never_by_others(corpus: TinyCorpus) -> None:
+    few, more = ({prompt.key for prompt in Part(corpus, count).prompts} for count in (3, 5))
+    held = {prompt.key for prompt in corpus.prompts if prompt.split != "train"}
+    assert held < few < more
+    assert (len(few - held), len(more - held)) == (3, 5)
+
+
+def test_each_loss_is_alone_in_its_case_and_all_are_in_the_last(corpus: TinyCorpus) -> None:
+    found = cases("losses", corpus, 40)
+    alone = {
+        name: {term for term in ("delta", "behaviour", "recipe") if getattr(case.settings, term)}
+        for name, case in found.items()
+    }
+    assert list(alone.values()) == [{"delta"}, {"behaviour"}, {"recipe"}, {"delta", "behaviour", "recipe"}]
+    steps = [case.settings.steps for case in found.values()]
+    assert steps == [40 * CHEAPER, 40, 40, 40]
+
+
+def test_sizes_end_with_the_whole_corpus(corpus: TinyCorpus) -> None:
+    assert [case.prompts for case in cases("corpus", corpus, 40).values()] == [7]
+
+
+def test_gain_is_one_for_the_oracle_and_zero_for_nothing() -> None:
+    exact = row(changes(0, 0.0), [str(i // 4) for i in range(40)])
+    assert exact["gain"].value == pytest.approx(1)
+    assert exact["gain_of_mean"].value == pytest.approx(0)
+    assert exact["specificity"].value == pytest.approx(1, abs=0.3)
+
+
+def test_the_exponent_of_a_power_law_is_found() -> None:
+    clusters = [str(i // 4) for i in range(40)]
+    found = {size: changes(1, size**-0.25) for size in (32, 64, 256)}  # 1 - G ~ N^(-1/2): errors are squared
+    law = exponent(found, clusters)
+    assert law.value == pytest.approx(0.5, abs=1e-3)
+    assert law.low <= law.value <= law.high
+    noisy = exponent({size: changes(size, size**-0.25) for size in (32, 64, 256)}, clusters)
+    assert noisy.high - noisy.low > 1e-3
+
+
+def test_a_trained_case_is_measured_on_the_held_out_prompts(base: Base, corpus: TinyCorpus, tmp_path: Path) -> None:
+    case = cases("losses", corpus, 20)["corpus behaviour"]
+    path = learn_hypernet(base, Part(corpus, 5), CONFIG, case.settings, tmp_path)
+    exam = Examination(base, corpus)
+    found = exam.changes(path)
+    assert found.wanted.shape[0] == len(exam.clusters) == 16
+    assert np.isfinite([value.value for value in row(found, exam.clusters).values()]).all()
+    again = exam.changes(path)
+    assert torch.equal(found.own, again.own)
