@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palp.base.icons.codec import build_autoencoder, from_patches, patch_matrix, set_encoder, to_patches
 from palp.base.icons.dataset import to_tensor
-from palp.base.icons.inverse import set_decoder, spare_blocks
+from palp.base.icons.inverse import grown, set_decoder, spare_blocks
 from palp.base.icons.mirrored import encoder_basis
 from tests.icons import renders
 
@@ -62,3 +62,21 @@ def test_spare_blocks_pass_their_input_on(vae: AutoencoderTiny, pictures: Tensor
     for block in spare:
         positive = torch.rand(1, 72, 8, 8)
         assert torch.equal(block(positive), positive)
+
+
+def test_a_grown_decoder_does_what_the_smaller_one_did(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("palp.base.icons.codec.DECODER_BLOCKS", (4, 2, 2, 1, 1))
+        small = build_autoencoder()
+    set_encoder(small, renders(24))
+    set_decoder(small, pictures)
+    for block in spare_blocks(small):
+        torch.nn.init.normal_(block.conv[4].weight, std=1e-3)  # as if it had been trained
+    taller = grown(small)
+    assert len(spare_blocks(taller)) > len(spare_blocks(small))
+    with torch.no_grad():
+        latents = small.encode(pictures).latents
+        assert torch.equal(taller.encode(pictures).latents, latents)
+        torch.testing.assert_close(taller.decode(latents).sample, small.decode(latents).sample, rtol=0, atol=1e-5)
+    assert grown(taller).config["num_decoder_blocks"] == taller.config["num_decoder_blocks"]

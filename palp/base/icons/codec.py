@@ -26,7 +26,7 @@ PATCH = 16  # pixels of a latent cell
 WHITENING = 0.7  # 0 keeps the components' own variances, 1 makes them all equal
 AMPLITUDE = 0.1  # standard deviation of a latent inside the autoencoder, whose decoder squashes beyond 3
 DECODER_CHANNELS = 72
-DECODER_BLOCKS = (4, 4, 3, 1, 1)  # of each resolution, 8 to 128; what the inverse leaves over is trained
+DECODER_BLOCKS = (6, 9, 4, 1, 1)  # of each resolution, 8 to 128; what the inverse leaves over is trained
 
 Array = NDArray[np.float64]
 

@@ -37,6 +37,7 @@ class DecoderSettings:
     learning_rate: float = 3e-4  # peak, AdamW
     warmup: int = 1_000  # pictures until the peak
     latent_noise: float = 0.3  # largest deviation of noise on a picture's latents, as generated ones are not exact
+    redrawn: float = 0.4  # share of pictures whose latents the denoiser has drawn again, where there are such
     ema_pictures: float = 4_000.0  # horizon of the weights' moving average
     seed: int = 0
 
@@ -91,7 +92,15 @@ class LastStages:
 
 
 class DecoderTraining:
-    """A decoder in training with its moving average; everything resumes from one file."""
+    """A decoder in training with its moving average; everything resumes from one file.
+
+    Arguments:
+        vae: with its encoder; its decoder is trained in place.
+        pictures: `[n, 128, 128, 3]`.
+        settings: how.
+        device: to train on.
+        redrawn: latents of the first of the pictures as the denoiser draws them (`palp.base.icons.redraw`).
+    """
 
     def __init__(
         self,
@@ -99,8 +108,9 @@ class DecoderTraining:
         pictures: NDArray[np.uint8],
         settings: DecoderSettings,
         device: torch.device,
+        redrawn: Float[Tensor, "m channels side side"] | None = None,
     ) -> None:
-        self.settings, self.pictures, self.device = settings, pictures, device
+        self.settings, self.pictures, self.device, self.redrawn = settings, pictures, device, redrawn
         self.amplitude = 1 / scaling_factor(vae)
         self.encoder = patch_matrix(vae)
         self.model = channels_last(vae.decoder.to(device)).requires_grad_(False)
@@ -132,10 +142,7 @@ class DecoderTraining:
         cfg = self.settings
         rng = np.random.default_rng((cfg.seed, self.step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pictures = to_tensor(self.pictures[np.sort(rng.integers(0, len(self.pictures), cfg.batch))])
-        latents = patch_latents(pictures, self.encoder)
-        deviation = cfg.latent_noise * torch.rand(cfg.batch, 1, 1, 1, generator=generator)
-        latents = latents + deviation * torch.randn(latents.shape, generator=generator)
+        pictures, latents = self._draw(rng, generator)
         loss = reconstruction_loss(*self._rebuilt(latents, pictures)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
@@ -149,6 +156,23 @@ class DecoderTraining:
         self.step += 1
         follow(self.average, self.model, min(cfg.ema_pictures, 0.1 * self.seen) / cfg.batch)
         return float(loss.detach())
+
+    def _draw(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pictures and latents of a step: their own with noise, and after these some as the denoiser draws them."""
+        cfg = self.settings
+        again = 0 if self.redrawn is None else round(cfg.redrawn * cfg.batch)
+        chosen = np.sort(rng.integers(0, len(self.pictures), cfg.batch - again))
+        pictures = to_tensor(self.pictures[chosen])
+        latents = patch_latents(pictures, self.encoder)
+        deviation = cfg.latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+        latents = latents + deviation * torch.randn(latents.shape, generator=generator)
+        if self.redrawn is None:
+            return pictures, latents
+        chosen = np.sort(rng.integers(0, len(self.redrawn), again))
+        return (
+            torch.cat([pictures, to_tensor(self.pictures[chosen])]),
+            torch.cat([latents, self.redrawn[torch.from_numpy(chosen)]]),
+        )
 
     def _rebuilt(self, latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures from scaled latents, and those asked for, both in cells."""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palp.base.icons.codec import LATENT_SIDE, PATCH, Array, encode, scaling_factor
+from palp.base.icons.codec import LATENT_SIDE, PATCH, Array, build_autoencoder, encode, scaling_factor
 from palp.base.icons.mirrored import descend, encoder_basis, mirrorings
 
 MARGIN = 1.5  # of the ranges over the largest coefficient seen
@@ -94,6 +94,21 @@ def set_decoder(vae: AutoencoderTiny, pictures: Tensor) -> None:
     _set_last(vae, pictures, here.coefficients)
 
 
+@torch.no_grad()
+def grown(vae: AutoencoderTiny) -> AutoencoderTiny:
+    """An autoencoder of today's shape that does what `vae`, of fewer decoder blocks, does: new blocks pass on."""
+    taller = build_autoencoder()
+    taller.encoder.load_state_dict(vae.encoder.state_dict())
+    for old, new in zip(_convolutions(vae), _convolutions(taller), strict=True):
+        new.load_state_dict(old.state_dict())
+    for known, stage in zip(_parts(vae)[1], _parts(taller)[1], strict=True):
+        for block in stage[len(known) :]:
+            _clear(block.conv[4])
+        for old_block, block in zip(known, stage, strict=False):
+            block.load_state_dict(old_block.state_dict())
+    return taller
+
+
 def spare_blocks(vae: AutoencoderTiny) -> list[AutoencoderTinyBlock]:
     """The decoder's blocks that the inverse has no use for: after `set_decoder` each passes its input on."""
     first, *later = _parts(vae)[1]
@@ -105,15 +120,19 @@ Stages = list[list[AutoencoderTinyBlock]]
 
 def _parts(vae: AutoencoderTiny) -> tuple[nn.Conv2d, Stages, list[nn.Conv2d]]:
     """The first convolution, the blocks of each stage, and the convolutions that follow an upsampling."""
-    layers = list(vae.decoder.layers)
-    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    convolutions = _convolutions(vae)
     stages: Stages = [[]]
-    for layer in layers:
+    for layer in vae.decoder.layers:
         if isinstance(layer, AutoencoderTinyBlock):
             stages[-1].append(layer)
         elif isinstance(layer, nn.Upsample):
             stages.append([])
     return convolutions[0], stages, convolutions[1:-1]
+
+
+def _convolutions(vae: AutoencoderTiny) -> list[nn.Conv2d]:
+    """Those of the decoder between its blocks, the first and the last among them."""
+    return [layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d)]
 
 
 def _reach(values: Array) -> Array:

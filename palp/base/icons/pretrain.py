@@ -1,6 +1,7 @@
 """Pre-training the embedded base, stage by stage; every stage resumes where it was stopped.
 
-render pictures → set the encoder → cache latents → train denoiser → train decoder → train judges → export.
+render pictures → set the encoder → cache latents → train denoiser → redraw some → train decoder → train judges →
+export.
 """
 
 from __future__ import annotations
@@ -24,22 +25,27 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from palp.atomic import atomic_write
+from palp.base import base_from_pipeline
 from palp.base.icons.architecture import load_tokenizer
 from palp.base.icons.codec import build_autoencoder, patch_latents, patch_matrix, save_autoencoder, set_encoder
 from palp.base.icons.dataset import render_chunk, to_tensor
 from palp.base.icons.decoder import DecoderSettings, DecoderTraining
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, LatentSet
-from palp.base.icons.export import export_judge, export_pipeline, preview
+from palp.base.icons.export import assemble, export_judge, export_pipeline, preview
 from palp.base.icons.grammar import Scene, caption
-from palp.base.icons.inverse import set_decoder
+from palp.base.icons.inverse import grown, set_decoder
 from palp.base.icons.judges import NAMES, build_judges, read_judges
+from palp.base.icons.redraw import redrawn
 from palp.base.icons.tokenizer import write_tokenizer
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
+from palp.base.load import fastest_dtype
 
 PARAPHRASES = 6  # captions drawn for each picture
 DECODER_SAMPLE = 200  # pictures that the decoder is first fitted to
 ENCODER_CHUNKS = 2  # thousands of pictures that the encoder's components are read from
 DECODER_CHUNKS = 12  # thousands of pictures held in memory for the decoder
+REDRAWN_CHUNKS = 2  # thousands of these that the denoiser draws again for it
+REDRAWN_STEPS = 10  # of 20, from which a picture is drawn again
 SAVE_EVERY_S = 600.0  # a state is 300 MB, and a slow disk stops the training for half a minute
 
 
@@ -100,7 +106,9 @@ def pretrain(
     )
     train_stage("denoiser", denoiser, folder, settings.denoiser.pictures, sheets)
     pictures = load_pictures(chunks[:DECODER_CHUNKS])
-    decoder = DecoderTraining(vae, pictures, settings.decoder, device)
+    scenes = [scene for chunk in chunks[:REDRAWN_CHUNKS] for scene in scenes_of(chunk)]
+    again = redraw_stage(folder / "redrawn.safetensors", denoiser, vae, scenes)
+    decoder = DecoderTraining(vae, pictures, settings.decoder, device, again)
     train_stage("decoder", decoder, folder, settings.decoder.pictures)
     export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
     numbers = range(settings.judge_chunks)
@@ -135,9 +143,10 @@ def render_stage(folder: Path, numbers: range, workers: int, render: Callable[..
 
 
 def codec_stage(folder: Path, chunks: Sequence[Path], start: Path | None) -> AutoencoderTiny:
-    """The autoencoder of `start`, or one set from the first pictures; its decoder is trained further, later."""
+    """The autoencoder of `start`, with today's blocks, or one set from the first pictures; its decoder trains later."""
     if not folder.exists() and start is not None:
-        save_autoencoder(AutoencoderTiny.from_pretrained(start / "vae", torch_dtype=torch.float32), folder)
+        known: AutoencoderTiny = AutoencoderTiny.from_pretrained(start / "vae", torch_dtype=torch.float32)
+        save_autoencoder(grown(known), folder)
     elif not folder.exists():
         torch.manual_seed(0)
         vae = build_autoencoder()
@@ -168,14 +177,33 @@ def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokeni
 
 
 def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: CLIPTokenizer, index: int) -> dict[str, Tensor]:
+    scenes = scenes_of(path)
     with np.load(path) as chunk:
         pictures = to_tensor(chunk["pictures"])
-        scenes = [Scene(**scene) for scene in json.loads(str(chunk["scenes"]))]
         cover = torch.from_numpy(chunk["cover"])
     rng = np.random.default_rng((77, index))
     captions = [caption(scene, rng) for scene in scenes for _ in range(PARAPHRASES)]
     tokens = _tokens(tokenizer, captions).reshape(len(scenes), PARAPHRASES, -1)
     return {"latents": patch_latents(pictures, encoder).half(), "cover": cover, "tokens": tokens}
+
+
+def scenes_of(path: Path) -> list[Scene]:
+    """What the pictures of a file show."""
+    with np.load(path) as chunk:
+        return [Scene(**scene) for scene in json.loads(str(chunk["scenes"]))]
+
+
+def redraw_stage(path: Path, denoiser: DenoiserTraining, vae: AutoencoderTiny, scenes: Sequence[Scene]) -> Tensor:
+    """The latents of the first pictures as the trained denoiser draws them, once."""
+    if not path.exists():
+        dtype = fastest_dtype(denoiser.device)
+        pipeline = assemble(denoiser.average, vae, load_tokenizer(path.with_name("tokenizer")))
+        base = base_from_pipeline(pipeline, denoiser.device, dtype, name="icons")
+        captions = [caption(scene) for scene in scenes]
+        again = redrawn(base, denoiser.data.latents[: len(scenes)], captions, REDRAWN_STEPS)
+        with atomic_write(path) as partial:
+            save_file({"latents": again.contiguous()}, partial)
+    return load_file(path)["latents"]
 
 
 def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
