@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +14,10 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from palp.base import Base
+    from tests.corpora import TinyCorpus
 
 torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 install_import_hook(["palp", "hypernet", "serving"], "beartype.beartype")
@@ -24,6 +29,22 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    """The lightest base there is; a module that needs another has its own."""
+    from tests.light import light_base
+
+    return light_base()
+
+
+@pytest.fixture(scope="module")
+def corpus(base: Base) -> TinyCorpus:
+    """A corpus in memory on that base."""
+    from tests.corpora import tiny_corpus
+
+    return tiny_corpus(base)
 
 
 @pytest.fixture(scope="session")

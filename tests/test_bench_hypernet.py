@@ -12,18 +12,7 @@ from benchmarks.hypernet import CHEAPER, Examination, Part, cases, exponent, row
 from hypernet.learn import learn_hypernet
 from hypernet.proxies import Changes
 from palp.base import Base
-from tests.corpora import CONFIG, TinyCorpus, tiny_corpus
-from tests.light import light_base
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return light_base()
-
-
-@pytest.fixture(scope="module")
-def corpus(base: Base) -> TinyCorpus:
-    return tiny_corpus(base)
+from tests.corpora import CONFIG, TinyCorpus
 
 
 def changes(seed: int, error: float, rows: int = 40) -> Changes:

@@ -13,7 +13,7 @@ from hypernet.evaluate.judge import METRICS
 from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
 from hypernet.evaluate.rows import REQUIRED, ROWS, Cast
 from hypernet.evaluate.study import RowScores
-from hypernet.evaluate.summary import check_rows, figures, means
+from hypernet.evaluate.summary import check_rows, failing, figures, means
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from hypernet.predict import Predictor
@@ -22,18 +22,7 @@ from palp.base import Base
 from palp.errors import InputError
 from palp.evaluate.intervals import ratio
 from tests.adapters import random_adapter
-from tests.corpora import TinyCorpus, deltas, tiny_corpus, tiny_hypernet
-from tests.light import light_base
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return light_base()
-
-
-@pytest.fixture(scope="module")
-def corpus(base: Base) -> TinyCorpus:
-    return tiny_corpus(base)
+from tests.corpora import TinyCorpus, deltas, tiny_hypernet
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +196,14 @@ def test_collapse_to_the_mean_shows_in_weights(corpus: TinyCorpus, cast: Cast) -
     assert got["spread_ratio"].value < 0.05
     assert got["r2"].value < 0.3
     assert got["retrieval"].value <= 2 / 3
+
+
+def test_where_the_subject_fails_is_chosen_on_some_pictures_and_measured_on_others() -> None:
+    alignment = [[1, 1, 0, 0], [1, 0.5, 1, 1], [1, 1, 1, 1], [0, 0, 1, 0]]  # a row a pair, a column a seed
+    marked = failing({"alignment": np.array(alignment, dtype=float).reshape(-1)}, seeds=4).reshape(4, 4)
+    assert marked.tolist() == [
+        [False] * 4,  # fails only where it is not chosen on
+        [False, False, True, True],
+        [False] * 4,
+        [False, False, True, True],
+    ]

@@ -22,21 +22,10 @@ from palp.base import Base
 from palp.errors import InputError
 from palp.guidance import find_rule
 from tests.adapters import merged, random_adapter
-from tests.corpora import TinyCorpus, regauged, tiny_corpus
-from tests.light import light_base
+from tests.corpora import TinyCorpus, regauged
 
 CLOSE: dict[str, Any] = {"rtol": 2e-3, "atol": 1e-4}  # float32, differences of squares
 NETWORK: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-4}  # the same, through the denoiser
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return light_base()
-
-
-@pytest.fixture(scope="module")
-def corpus(base: Base) -> TinyCorpus:
-    return tiny_corpus(base)
 
 
 def some(corpus: TinyCorpus, first: int, count: int = 3) -> list[Adapter]:

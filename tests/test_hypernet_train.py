@@ -17,22 +17,12 @@ from hypernet.train import HyperTrainer
 from palp.base import Base
 from palp.errors import AdapterMismatchError, InputError, NonFiniteLossError
 from palp.learn import Watch
-from tests.corpora import CONFIG, TinyCorpus, regauged, tiny_corpus
+from tests.corpora import CONFIG, TinyCorpus, regauged
 from tests.light import light_base
 
 HOW = HyperSettings(
     steps=6, warm=2, prompts=3, samples=2, warmup=1, lr=1e-3, validate_every=2, validation_prompts=2, patience=0
 )
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return light_base()
-
-
-@pytest.fixture(scope="module")
-def corpus(base: Base) -> TinyCorpus:
-    return tiny_corpus(base)
 
 
 def run(trainer: HyperTrainer, steps: int | None = None) -> HyperTrainer:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hypernet.evaluate.rows import ROWS, Cast, stacked
 from hypernet.evaluate.study import HyperStudy, RowScores
-from hypernet.evaluate.summary import figures, means
+from hypernet.evaluate.summary import failing, figures, means
 from hypernet.evaluate.timing import timings
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
@@ -39,31 +40,39 @@ def write_report(
     names = [name for name in ROWS if name != "refined" or study.cast.refined]
     scores: dict[str, RowScores] = {name: study.scores(name) for name in names}
     clusters = study.per_picture([prompt.cluster for prompt in study.prompts])
-    splits = np.array(study.per_picture([prompt.split for prompt in study.prompts]))
-    everything = np.ones(len(splits), dtype=bool)
+    everything = np.ones(len(clusters), dtype=bool)
     rows = means(scores, clusters, everything)
     found = {
         **figures(scores, clusters, everything),
         **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent),
     }
     if "refined" in scores:
-        ahead = figures(scores, clusters, everything)
-        found["refine_20_vs_palp"] = ahead["G_refined"]
-    by_split = {}
-    for split in dict.fromkeys(splits.tolist()):
-        kept = splits == split
-        by_split[split] = rows_as_json(means(scores, clusters, kept) | {"figures": figures(scores, clusters, kept)})
+        found["refine_20_vs_palp"] = found["G_refined"]
     more = {
         **{name: value.as_json() for name, value in found.items()},
         "second_judge": rows_as_json({"text": figures(scores, clusters, everything, "text")})["text"],
         "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
-        "by_novelty": by_split,
+        **_parts(study, scores, clusters),
     }
     write_results(path, rows, made_by, settings, more)
     points = {ROWS[name].label: (row["alignment"], row["subject"]) for name, row in rows.items()}
     line = [ROWS[name].label for name in SCALING]
     save_png(plane(points, line, ("alignment with the prompt", "likeness to the subject")), image)
     return rows
+
+
+def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:
+    """The table and its figures again, by what is new about a prompt, and where the subject's adapter alone fails."""
+
+    def part(kept: NDArray[np.bool_]) -> dict[str, Any]:
+        return rows_as_json(means(scores, clusters, kept) | {"figures": figures(scores, clusters, kept)})
+
+    splits = np.array(study.per_picture([prompt.split for prompt in study.prompts]))
+    hard = failing(scores["subject"], study.seeds)
+    return {
+        "by_novelty": {split: part(splits == split) for split in dict.fromkeys(splits.tolist())},
+        "where_the_subject_fails": part(hard) if hard.any() else {},
+    }
 
 
 def _weights(cast: Cast, prompts: Sequence[CorpusPrompt]) -> Row:

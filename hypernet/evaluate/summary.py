@@ -14,7 +14,7 @@ from palp.errors import InputError
 from palp.evaluate.intervals import Estimate, estimate, ratio
 from palp.evaluate.results import Row
 
-__all__ = ["check_rows", "figures", "means"]
+__all__ = ["check_rows", "failing", "figures", "means"]
 
 SCORE = "alignment"  # of which G and S are
 
@@ -36,6 +36,19 @@ def means(scores: Mapping[str, RowScores], clusters: Sequence[str], kept: NDArra
     return {
         name: {metric: estimate(values[metric][kept], own) for metric in METRICS} for name, values in scores.items()
     }
+
+
+def failing(subject: RowScores, seeds: int) -> NDArray[np.bool_]:
+    """Which pictures are of a (prompt, subject) where the subject's adapter alone misses something of the prompt.
+
+    Pairs are chosen by the first half of their pictures, and of them only the other half is marked: chosen and
+    measured on the same pictures, anything would seem to gain.
+    """
+    alignment = subject[SCORE].reshape(-1, seeds)
+    missed = alignment[:, : seeds // 2].mean(axis=1) < 1
+    marked = np.zeros(alignment.shape, dtype=bool)
+    marked[missed, seeds // 2 :] = True
+    return marked.reshape(-1)
 
 
 def figures(
