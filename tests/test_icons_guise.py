@@ -22,7 +22,8 @@ def look(codepoint: str) -> NDArray[np.float64]:
     ground.alpha_composite(glyph(codepoint))
     small = np.asarray(ground.convert("RGB").resize((24, 24)), np.float64)
     centred = (small - small.mean()).ravel()
-    return centred / np.linalg.norm(centred)
+    unit: NDArray[np.float64] = centred / np.linalg.norm(centred)
+    return unit
 
 
 def test_no_stranger_has_a_name_or_is_a_subject() -> None:
