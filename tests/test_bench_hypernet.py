@@ -61,11 +61,9 @@ def test_the_exponent_of_a_power_law_is_found() -> None:
 
 
 def test_a_trained_case_is_measured_on_the_held_out_prompts(base: Base, corpus: TinyCorpus, tmp_path: Path) -> None:
-    case = cases("losses", corpus, 20)["corpus behaviour"]
+    case = cases("losses", corpus, 2)["corpus behaviour"]
     path = learn_hypernet(base, Part(corpus, 5), CONFIG, case.settings, tmp_path)
     exam = Examination(base, corpus)
     found = exam.changes(path)
     assert found.wanted.shape[0] == len(exam.clusters) == 16
     assert np.isfinite([value.value for value in row(found, exam.clusters).values()]).all()
-    again = exam.changes(path)
-    assert torch.equal(found.own, again.own)
