@@ -112,9 +112,7 @@ def test_a_failed_job_gives_its_slot_away_and_changes_nobody(base: Base, queue: 
     done, whole = with_pictures(float("nan")), with_pictures(0.5)
     assert done[1].failed_at == 0
     assert [done[n].failed_at for n in (0, 2, 3, 4)] == [-1] * 4
-    for name, tensor in tensors_of(whole[0].adapter).items():
-        assert torch.equal(tensors_of(done[0].adapter)[name], tensor), name
-    for number in (2, 3, 4):
+    for number in (0, 2, 3, 4):  # to rounding: a slot given away earlier makes other batches, whose kernels may differ
         for name, tensor in tensors_of(whole[number].adapter).items():
             torch.testing.assert_close(tensors_of(done[number].adapter)[name], tensor, **ALONE, msg=name)
 
