@@ -12,9 +12,9 @@
     soak          the HTTP server for many minutes, overloaded and ill-treated
     shape         writes a pipeline of the size of SD 1.5 or SDXL with random weights, a `--base` for the others
 
-Beside these, two that make files of their own names: `corpus`, what a corpus holds and how fast a bank makes one, and
-`hypernet`, what a hypernetwork owes to its losses and to the size of its corpus.
+    corpus        what a corpus holds, and its recipe in a bank against PEFT: corpus-BASE.json
+    hypernet      what a hypernetwork owes to its losses and to its corpus' size: hypernet-losses-BASE.json, …-corpus-…
 
-The others print a table and write `docs/results/speed-NAME.json`. Cases take turns, so that whatever else slows the
+All but the last three print a table and write `docs/results/speed-NAME.json`. Cases take turns, so that whatever else slows the
 machine slows all of them, and ratios are of neighbours in time.
 """

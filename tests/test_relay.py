@@ -107,9 +107,18 @@ def test_a_failed_job_gives_its_slot_away_and_changes_nobody(base: Base, queue: 
         """The second job has pictures of its own, so that it asks as much whether it fails or not."""
         odd = replace(queue[1].subjects[0], latents=queue[1].subjects[0].latents * factor)
         jobs = [queue[0], replace(queue[1], subjects=(odd, *queue[1].subjects[1:])), *queue[2:]]
-        return finished(Relay(base, jobs, how(batch=6), slots=2, every=2))
+        relay, done = Relay(base, jobs, how(batch=6), slots=2, every=2), dict[int, Finished]()
+        for lap in relay.run():
+            done |= {one.number: one for one in lap.finished}
+            if lap.step.number == 0:
+                after_a_step.append(tensors_of(relay.trainer.bank.read(0)))
+        return done
 
+    after_a_step: list[dict[str, torch.Tensor]] = []
     done, whole = with_pictures(float("nan")), with_pictures(0.5)
+    beside_nan, beside_healthy = after_a_step
+    for name, tensor in beside_healthy.items():
+        assert torch.equal(beside_nan[name], tensor), name
     assert done[1].failed_at == 0
     assert [done[n].failed_at for n in (0, 2, 3, 4)] == [-1] * 4
     for number in (0, 2, 3, 4):  # to rounding: a slot given away earlier makes other batches, whose kernels may differ

@@ -58,13 +58,25 @@ def sample(
     sampler = make_scheduler(base, scheduler, steps)
     guide = guide or classifier_free(base, _rows(text, seeds), _rows(null, seeds), guidance)
     latents = initial_noise(base, seeds) * sampler.init_noise_sigma
-    for step, timestep in enumerate(sampler.timesteps):
+    return base.decode_latents(denoise(sampler, sampler.timesteps, latents, guide, callback))
+
+
+@torch.no_grad()
+def denoise(
+    sampler: Any,
+    timesteps: Tensor,
+    latents: Float[Tensor, "batch c h w"],
+    guide: Guide,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Float[Tensor, "batch c h w"]:
+    """Latents through some of the sampler's timesteps, in its own scale; the arguments are as in `sample`."""
+    for step, timestep in enumerate(timesteps):
         x_t = sampler.scale_model_input(latents, timestep)
-        t = torch.full((len(seeds),), int(timestep), device=base.device)
+        t = torch.full((len(latents),), int(timestep), device=latents.device)
         latents = sampler.step(guide(x_t, t), timestep, latents, return_dict=False)[0]
         if callback is not None:
             callback(step, latents)
-    return base.decode_latents(latents)
+    return latents
 
 
 def initial_noise(base: Base, seeds: Sequence[int]) -> Float[Tensor, "batch c h w"]:

@@ -12,7 +12,6 @@ from functools import cache
 from importlib import resources
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from palp.base.icons.grammar import Scene
@@ -82,10 +81,6 @@ def _recoloured(picture: Image.Image, rng: np.random.Generator, strength: float)
     hsv = np.asarray(picture.convert("RGB").convert("HSV")).astype(np.float32)
     hsv[..., 0] = (hsv[..., 0] + 256 * hue) % 256
     hsv[..., 1:] = np.clip(hsv[..., 1:] * (saturation, lightness), 0, 255)
-    out = Image.fromarray(_bytes(hsv), "HSV").convert("RGB")
+    out = Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB")
     out.putalpha(picture.getchannel("A"))
     return out
-
-
-def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return values.astype(np.uint8)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from palp.base import Base
 from palp.base.icons import GUIDANCE
-from palp.base.sample import classifier_free, initial_noise, make_scheduler
+from palp.base.sample import classifier_free, denoise, initial_noise, make_scheduler
 
 STEPS = 20
 BATCH = 32
@@ -45,8 +45,4 @@ def _redrawn(base: Base, latents: Tensor, captions: Sequence[str], seeds: Sequen
     guide = classifier_free(base, text, null, GUIDANCE)
     times = sampler.timesteps[-steps:]
     t = torch.full((len(seeds),), int(times[0]), device=base.device)
-    latents = base.schedule.add_noise(latents, initial_noise(base, seeds), t)
-    for timestep in times:
-        t = torch.full((len(seeds),), int(timestep), device=base.device)
-        latents = sampler.step(guide(latents, t), timestep, latents, return_dict=False)[0]
-    return latents
+    return denoise(sampler, times, base.schedule.add_noise(latents, initial_noise(base, seeds), t), guide)
