@@ -14,7 +14,7 @@ demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: 
 	@ls runs/demo/*.png
 
 test: lint  ## lint, types, tests, and corpus to hypernetwork in small
-	$(PYTHON) -m pytest -q
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 	rm -rf runs/icons-tiny
 	runs/icons.sh tiny
 

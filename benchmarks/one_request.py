@@ -3,7 +3,7 @@
 Before: a prediction for a prompt that was never asked for, its installing with the subject in a slot, and the text's
 keys and values, against one denoising step and a picture's time (goals: at most one step, and 5 %). A step: subject
 and prompt adapter in a slot against the bare base (goal: at most 1.05), and in the weights, as the engine has them in
-a batch of one slot, for as few steps as it does that for; beside diffusers' pipeline with the same two adapters by
+a batch of one slot, for as few steps as it does that for; beside diffusers' denoiser with the same two adapters by
 `set_adapters`, which is PEFT unmerged, without them, and fused. The hypernetwork is random unless given.
 """
 
@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from benchmarks import setting
@@ -114,29 +113,30 @@ class Request:
 
 
 class Peer:
-    """Diffusers' pipeline as it comes, with two adapters in PEFT layers."""
+    """Diffusers' denoiser as it comes, over the base's own weights, with two adapters in PEFT layers."""
 
-    def __init__(self, source: str, base: Base, adapters: Sequence[Adapter]) -> None:
-        folder_of = setting.folder_of(source)
-        pipeline: Any = DiffusionPipeline.from_pretrained(folder_of, torch_dtype=base.weights_dtype)
-        self.pipeline = pipeline.to(base.device)
+    def __init__(self, base: Base, adapters: Sequence[Adapter]) -> None:
+        with torch.device("meta"):
+            unet: Any = type(base.unet).from_config(base.unet.config)
+        unet.load_state_dict(base.unet.state_dict(), assign=True)
+        self.unet = unet.eval().requires_grad_(False)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PEFT's, of a second adapter
             for name, adapter in zip(NAMES, adapters, strict=True):
                 adapter.save(Path(folder) / f"{name}.safetensors")
-                self.pipeline.load_lora_weights(folder, weight_name=f"{name}.safetensors", adapter_name=name)
-        self.base = replace(base, unet=self.pipeline.unet)
+                self.unet.load_lora_adapter(folder, weight_name=f"{name}.safetensors", adapter_name=name, prefix="unet")
+        self.base = replace(base, unet=self.unet)
         self._scales = itertools.cycle((0.5, 1.0))
 
     def switch(self) -> None:
         """To the two adapters, with other scales."""
         scale = next(self._scales)
-        self.pipeline.set_adapters(NAMES, [scale, scale])
+        self.unet.set_adapters(NAMES, [scale, scale])
 
     def fuse(self) -> None:
         """Into the weights, and out of them."""
-        self.pipeline.fuse_lora(adapter_names=NAMES)
-        self.pipeline.unfuse_lora()
+        self.unet.fuse_lora(adapter_names=NAMES)
+        self.unet.unfuse_lora()
 
     def cases(self, request: Request) -> dict[str, Case]:
         """What takes turns."""
@@ -145,14 +145,14 @@ class Peer:
             request.step_of(self.base)
 
         def bare_step() -> None:
-            self.pipeline.disable_lora()
+            self.unet.disable_lora()
             step()
-            self.pipeline.enable_lora()
+            self.unet.enable_lora()
 
         def fused_step() -> None:
-            self.pipeline.fuse_lora(adapter_names=NAMES)
+            self.unet.fuse_lora(adapter_names=NAMES)
             step()
-            self.pipeline.unfuse_lora()
+            self.unet.unfuse_lora()
 
         return {
             "diffusers set_adapters": self.switch,
@@ -204,7 +204,7 @@ def main(
     predictions = random_predictions(base) if hypernet is None else Predictions.open(base, hypernet)
     request = Request(base, predictions, setting.random_adapter(base, rank=recipe(base.name, "subject").rank))
     assert request.forecast.adapter is not None
-    peer = Peer(source, base, [request.subject, request.forecast.adapter])
+    peer = Peer(base, [request.subject, request.forecast.adapter])
     cases: dict[str, Case] = {
         "predict": request.predict,
         "install": request.install,

@@ -1,7 +1,7 @@
 """A pipeline of Stable Diffusion's full size with random weights, in diffusers' layout: a `--base` for benchmarks.
 
-python -m benchmarks.shape sd15 runs/sd15-shape        # 2 GB
-python -m benchmarks.shape sdxl runs/sdxl-shape        # 7 GB
+python -m benchmarks.shape sd15 runs/sd15-shape               # 2 GB
+python -m benchmarks.shape sdxl runs/sdxl-shape --side 512    # 7 GB; 14 GB of memory in float32
 python -m benchmarks.one_request --base runs/sdxl-shape --repeats 3
 """
 
@@ -27,6 +27,7 @@ from benchmarks import setting
 
 VOCABULARY = 49408
 START, END = "<|startoftext|>", "<|endoftext|>"
+PIXELS = 8  # a side of a latent
 TIME_IDS, TIME_WIDTH = 6, 256  # numbers of SDXL's size and crop, and the width of each one's embedding
 
 
@@ -37,18 +38,18 @@ class Shape(StrEnum):
     sdxl = "sdxl"
 
 
-def sd15(narrow: int) -> Any:
-    """Stable Diffusion 1.5, every width divided by `narrow`."""
+def sd15(narrow: int, side: int = 512) -> Any:
+    """Stable Diffusion 1.5, every width divided by `narrow`, for pictures of `side` pixels."""
     tokenizer, width = byte_tokenizer(), 768 // narrow
     unet = UNet2DConditionModel(
-        sample_size=64,
+        sample_size=side // PIXELS,
         block_out_channels=tuple(channels // narrow for channels in (320, 640, 1280, 1280)),
         attention_head_dim=8,
         cross_attention_dim=width,
         norm_num_groups=32 // narrow,
     )
     return StableDiffusionPipeline(
-        vae=autoencoder(narrow, 512, 0.18215),
+        vae=autoencoder(narrow, side, 0.18215),
         text_encoder=CLIPTextModel(text_config(tokenizer, width, 12, 12, "quick_gelu")),
         tokenizer=tokenizer,
         unet=unet,
@@ -59,11 +60,11 @@ def sd15(narrow: int) -> Any:
     )
 
 
-def sdxl(narrow: int) -> Any:
-    """Stable Diffusion XL, every width divided by `narrow`."""
+def sdxl(narrow: int, side: int = 1024) -> Any:
+    """Stable Diffusion XL, every width divided by `narrow`, for pictures of `side` pixels."""
     tokenizer, first, second = byte_tokenizer(), 768 // narrow, 1280 // narrow
     unet = UNet2DConditionModel(
-        sample_size=128,
+        sample_size=side // PIXELS,
         block_out_channels=tuple(channels // narrow for channels in (320, 640, 1280)),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -77,7 +78,7 @@ def sdxl(narrow: int) -> Any:
         norm_num_groups=32 // narrow,
     )
     return StableDiffusionXLPipeline(
-        vae=autoencoder(narrow, 1024, 0.13025),
+        vae=autoencoder(narrow, side, 0.13025),
         text_encoder=CLIPTextModel(text_config(tokenizer, first, 12, 12, "quick_gelu")),
         text_encoder_2=CLIPTextModelWithProjection(text_config(tokenizer, second, 32, 20, "gelu")),
         tokenizer=tokenizer,
@@ -88,7 +89,7 @@ def sdxl(narrow: int) -> Any:
     )
 
 
-SHAPES: Mapping[Shape, Callable[[int], Any]] = {Shape.sd15: sd15, Shape.sdxl: sdxl}
+SHAPES: Mapping[Shape, Callable[..., Any]] = {Shape.sd15: sd15, Shape.sdxl: sdxl}
 
 
 def autoencoder(narrow: int, side: int, scaling_factor: float) -> AutoencoderKL:
@@ -145,11 +146,12 @@ def byte_tokenizer() -> CLIPTokenizer:
 def main(
     shape: Annotated[Shape, typer.Argument(help="Whose size.")],
     folder: Annotated[Path, typer.Argument(help="To be written.")],
+    side: Annotated[int | None, typer.Option(min=64, help="Pixels a side of its pictures; by default the usual.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="An eighth of every width: does it run at all?")] = False,
 ) -> None:
     """Write the pipeline; the weights are the same each time."""
     torch.manual_seed(0)
-    SHAPES[shape](8 if quick else 1).to(torch.float16).save_pretrained(folder)
+    SHAPES[shape](8 if quick else 1, **({} if side is None else {"side": side})).to(torch.float16).save_pretrained(folder)
     typer.echo(f"written to {folder}")
 
 

@@ -63,6 +63,14 @@ def test_icons_is_the_folder_in_the_package(sd1: Path, tmp_path: Path, monkeypat
         load_base(device="cpu")
 
 
+def test_a_folder_built_as_icons_is_icons_too(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(palp.base.load, "ICONS_WEIGHTS", sd1)
+    again = copy_of(sd1, tmp_path)
+    assert load_base(str(again), "cpu").fingerprint == load_base("icons", "cpu").fingerprint
+    edit(again / "unet" / "config.json", act_fn="gelu")
+    assert load_base(str(again), "cpu").name == "sd"
+
+
 @pytest.mark.parametrize("name", ["model.ckpt", "model.BIN", "model.pt"])
 def test_pickles_are_refused_unread(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"not even a pickle")

@@ -25,7 +25,7 @@ class Base:
     """A frozen text-to-image model: prompts to states, noisy latents to predictions, pictures to latents.
 
     Arguments:
-        name: "icons" for the embedded base, else its family.
+        name: "icons" for the embedded base and others built like it, else its family.
         fingerprint: name and hash of the denoiser's configuration and weights.
         family: how this kind of pipeline works.
         unet, vae: denoiser and autoencoder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,8 @@ def load_base(
     # Float16 is reached through float32, so that the fingerprint does not see its rounding.
     weights = _weights_dtype(arithmetic, place)
     pipeline = _load_pipeline(source, torch.float32 if weights == torch.float16 else weights, config)
-    return base_from_pipeline(pipeline, place, arithmetic, name="icons" if source == "icons" else None)
+    name = "icons" if source == "icons" or _like_icons(pipeline.unet) else None
+    return base_from_pipeline(pipeline, place, arithmetic, name)
 
 
 def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, name: str | None = None) -> Base:
@@ -87,6 +89,14 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
     few = device.type == "cpu" and max(base.latent_shape[1:]) <= WRITTEN_OUT_LATENT_SIDE
     use_block_attention(base.unet, written_out if few else fused)
     return base
+
+
+def _like_icons(unet: Any) -> bool:
+    """Whether a denoiser is built as the embedded one, which `palp-hyper pretrain-base` trains more of."""
+    path = ICONS_WEIGHTS / "unet" / "config.json"
+    return path.is_file() and all(
+        unet.config.get(name) == value for name, value in json.loads(path.read_text()).items() if name[0] != "_"
+    )
 
 
 def _check_unet(pipeline: Any) -> None:
