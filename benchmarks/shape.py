@@ -146,12 +146,13 @@ def byte_tokenizer() -> CLIPTokenizer:
 def main(
     shape: Annotated[Shape, typer.Argument(help="Whose size.")],
     folder: Annotated[Path, typer.Argument(help="To be written.")],
-    side: Annotated[int | None, typer.Option(min=64, help="Pixels a side of its pictures; by default the usual.")] = None,
+    side: Annotated[int | None, typer.Option(min=64, help="Pixels of its pictures; by default the usual.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="An eighth of every width: does it run at all?")] = False,
 ) -> None:
     """Write the pipeline; the weights are the same each time."""
     torch.manual_seed(0)
-    SHAPES[shape](8 if quick else 1, **({} if side is None else {"side": side})).to(torch.float16).save_pretrained(folder)
+    pipeline = SHAPES[shape](8 if quick else 1, **({} if side is None else {"side": side}))
+    pipeline.to(torch.float16).save_pretrained(folder)
     typer.echo(f"written to {folder}")
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
 from palp.base import Base, load_base
 from palp.base.icons.decoder import DecoderSettings, DecoderTraining
 from palp.base.icons.grammar import Scene, caption
 from palp.base.icons.redraw import redrawn
+from palp.base.load import ICONS_WEIGHTS
 from palp.evaluate.protocol import renders as rendered
 from tests.icons import renders
 
@@ -40,8 +40,9 @@ def test_from_less_noise_it_stays_nearer_and_from_some_it_is_not_the_same(base: 
     assert torch.equal(redrawn(base, latents, captions, 2), near)
 
 
-def test_a_step_of_the_decoder_has_its_share_of_redrawn_pictures(base: Base) -> None:
-    vae, again = copy.deepcopy(base.vae), torch.full((2, 64, 8, 8), 7.0)
+def test_a_step_of_the_decoder_has_its_share_of_redrawn_pictures() -> None:
+    vae = AutoencoderTiny.from_pretrained(ICONS_WEIGHTS / "vae", torch_dtype=torch.float32)
+    again = torch.full((2, 64, 8, 8), 7.0)
     settings = DecoderSettings(batch=10, redrawn=0.3)
     training = DecoderTraining(vae, renders(6), settings, torch.device("cpu"), again)
     shown, latents = training._draw(np.random.default_rng(0), torch.Generator().manual_seed(0))

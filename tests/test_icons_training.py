@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,20 +18,21 @@ from transformers import CLIPTokenizer
 from palp.base.icons import train_judges
 from palp.base.icons.architecture import build_scheduler
 from palp.base.icons.checkpoint import follow
-from palp.base.icons.codec import build_autoencoder, encode, patch_latents, patch_matrix, set_encoder, to_patches
+from palp.base.icons.codec import build_autoencoder, encode, patch_latents, patch_matrix, set_encoder
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.decoder import DecoderSettings, DecoderTraining, reconstruction_loss
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, denoising_loss
 from palp.base.icons.inverse import set_decoder
 from palp.base.icons.judges import build_judges
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
+from palp.base.last_stages import FILE, shorten
 from palp.base.schedule import NoiseSchedule
 from palp.errors import NonFiniteLossError
 from tests.icons import assert_same, latent_set, narrow, renders, tokenizer_in
 
 CPU = torch.device("cpu")
 LEARNED = 0.99  # of the loss: what principal components left out of a picture is little; 0.975 is seen
-LINEAR = 2e-3  # of [-1, 1]: coefficients read off by differences in float32; 3e-4 is seen
+LINEAR = 4e-4  # of [-1, 1]: rounding of float32, through all stages; 1.4e-4 is seen
 
 
 class Training(Protocol):
@@ -177,15 +179,19 @@ def test_the_decoder_learns_and_the_latents_stay(vae: AutoencoderTiny) -> None:
     assert_same(vae.decoder.layers[-1].state_dict(), fixed)
 
 
-def test_the_last_stages_are_one_map_a_cell(vae: AutoencoderTiny) -> None:
+def test_the_last_stages_are_one_map_a_cell(vae: AutoencoderTiny, tmp_path: Path) -> None:
     pictures = to_tensor(renders(2))
     training = DecoderTraining(vae, renders(2), DecoderSettings(pictures=200, batch=2, warmup=1), CPU)
     steps(training, 3)
+    training.last_stages.write(tmp_path / FILE)
     with torch.no_grad():
-        rebuilt, asked = training._rebuilt(patch_latents(pictures, patch_matrix(vae)), pictures)
-        decoded = vae.decode(vae.encode(pictures).latents).sample
-    torch.testing.assert_close(rebuilt, to_patches(decoded, 32), atol=LINEAR, rtol=0)
-    assert torch.equal(asked, to_patches(pictures, 32))
+        rebuilt = training._rebuilt(patch_latents(pictures, patch_matrix(vae)))
+        latents = vae.encode(pictures).latents
+        decoded = vae.decode(latents).sample
+        short = copy.deepcopy(vae)
+        shorten(short, tmp_path)
+        torch.testing.assert_close(short.decode(latents).sample, decoded, atol=LINEAR, rtol=0)
+    torch.testing.assert_close(rebuilt, decoded, atol=LINEAR, rtol=0)
 
 
 def test_rates_rise_and_fall(vae: AutoencoderTiny, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from palp.base.attention import fused, use_block_attention, written_out
 from palp.base.base import Base
 from palp.base.families import Family, find
 from palp.base.fingerprint import fingerprint
+from palp.base.last_stages import shorten
 from palp.base.schedule import NoiseSchedule
 from palp.base.tokens import PromptEncoder
 from palp.errors import BaseLoadError, InputError
@@ -135,12 +136,14 @@ def _load_folder(source: str, weights: torch.dtype) -> Any:
     with _said_in_one_sentence(source):
         parts = DiffusionPipeline.load_config(source)
     with _said_in_one_sentence(source):
-        return _pipeline_class(source, parts).from_pretrained(
+        pipeline = _pipeline_class(source, parts).from_pretrained(
             source,
             torch_dtype={"vae": torch.float32, "default": weights},
             use_safetensors=True,
             **_unwanted(parts),
         )
+        shorten(pipeline.vae, Path(source) / "vae")
+    return pipeline
 
 
 def _load_file(path: Path, config: Path | None) -> Any:

@@ -23,6 +23,7 @@ from palp.base.icons.checkpoint import channels_last, follow, load_training, sav
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE, patch_latents, patch_matrix, scaling_factor, to_patches
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.inverse import spare_blocks
+from palp.base.last_stages import LastStages
 from palp.errors import NonFiniteLossError
 
 PROBE = 0.1  # of a coefficient's reach: a change within which the last stages are linear
@@ -48,47 +49,29 @@ def reconstruction_loss(rebuilt: Float[Tensor, "n ..."], pictures: Float[Tensor,
     return (error**2 + 0.02 * error.abs()).flatten(1).mean(dim=1)
 
 
-@dataclass(frozen=True, eq=False)
-class LastStages:
-    """The stages after the last trained block, cell by cell of their input: picture = offset + map · coefficients.
+@torch.no_grad()
+def last_stages(vae: AutoencoderTiny) -> LastStages:
+    """The stages after the last trained block, read off: each latent cell shows what another coefficient does."""
+    layers = copy.deepcopy(vae.decoder).double().get_submodule("layers")
+    assert isinstance(layers, nn.Sequential)
+    count = 1 + next(index for index, layer in enumerate(vae.decoder.layers) if layer is spare_blocks(vae)[-1])
+    features = layers[:count](torch.zeros(1, CHANNELS, LATENT_SIDE, LATENT_SIDE).double())
+    side = features.shape[-1] // LATENT_SIDE
+    changed = features.clone()
+    for channel in range(CHANNELS):
+        row, column = side * (channel // LATENT_SIDE), side * (channel % LATENT_SIDE)
+        changed[:, channel, row : row + side, column : column + side] += PROBE
 
-    Args:
-        layers: how many layers of the decoder come before them.
-        maps: `[cells, CHANNELS, pixels]`, for pictures in [-1, 1].
-        offset: `[cells, pixels]`.
-    """
+    def shown(of: Tensor) -> Tensor:
+        """`[latent cells, places, pixels]`."""
+        cells = to_patches(layers[count:](of) * 2 - 1, LATENT_SIDE * side)
+        split = cells.view(LATENT_SIDE, side, LATENT_SIDE, side, -1).transpose(1, 2)
+        return split.reshape(LATENT_SIDE**2, side**2, -1)
 
-    layers: int
-    maps: Float[Tensor, "cells channels pixels"]
-    offset: Float[Tensor, "cells pixels"]
-
-    @staticmethod
-    @torch.no_grad()
-    def probe(vae: AutoencoderTiny) -> LastStages:
-        """Read the maps off, a coefficient at a time in all cells at once."""
-        layers = vae.decoder.get_submodule("layers")
-        assert isinstance(layers, nn.Sequential)
-        last = spare_blocks(vae)[-1]
-        count = 1 + next(index for index, layer in enumerate(layers) if layer is last)
-        weight = next(layers.parameters())
-        features = layers[:count](torch.zeros(1, CHANNELS, LATENT_SIDE, LATENT_SIDE).to(weight))
-        side = features.shape[-1]
-
-        def show(change: int | None) -> Tensor:
-            changed = features.clone()
-            if change is not None:
-                changed[:, change] += PROBE
-            return to_patches(layers[count:](changed) * 2 - 1, side)[0]
-
-        shown = show(None)
-        maps = torch.stack([(show(channel) - shown) / PROBE for channel in range(CHANNELS)], dim=1)
-        coefficients = features[0, :CHANNELS].flatten(1).T
-        return LastStages(count, maps, shown - torch.einsum("lc,lcp->lp", coefficients, maps))
-
-    def __call__(self, features: Float[Tensor, "n channels side side"]) -> Float[Tensor, "n cells pixels"]:
-        """The pictures, in cells, of what comes before the last stages."""
-        coefficients = features[:, :CHANNELS].flatten(2).permute(2, 0, 1).float()
-        return torch.baddbmm(self.offset[:, None], coefficients, self.maps).transpose(0, 1)
+    before = shown(features)
+    maps = ((shown(changed) - before) / PROBE).transpose(0, 1)
+    coefficients = features[0, :CHANNELS, :side, :side].flatten(1).T  # of the first latent cell
+    return LastStages(count, maps.float(), (before[0] - torch.einsum("lc,lcp->lp", coefficients, maps)).float())
 
 
 class DecoderTraining:
@@ -114,7 +97,7 @@ class DecoderTraining:
         self.amplitude = 1 / scaling_factor(vae)
         self.encoder = patch_matrix(vae)
         self.model = channels_last(vae.decoder.to(device)).requires_grad_(False)
-        self.last_stages = LastStages.probe(vae)
+        self.last_stages = last_stages(vae).to(device)
         self._trained = spare_blocks(vae)
         for block in self._trained:
             block.requires_grad_(True)
@@ -143,7 +126,7 @@ class DecoderTraining:
         rng = np.random.default_rng((cfg.seed, self.step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         pictures, latents = self._draw(rng, generator)
-        loss = reconstruction_loss(*self._rebuilt(latents, pictures)).mean()
+        loss = reconstruction_loss(self._rebuilt(latents), pictures.to(self.device)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         for group in self.optimizer.param_groups:
@@ -174,13 +157,13 @@ class DecoderTraining:
             torch.cat([latents, self.redrawn[torch.from_numpy(chosen)]]),
         )
 
-    def _rebuilt(self, latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures from scaled latents, and those asked for, both in cells."""
+    def _rebuilt(self, latents: Tensor) -> Tensor:
+        """Pictures from scaled latents."""
         layers = self.model.get_submodule("layers")
         assert isinstance(layers, nn.Sequential)
         inner = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
-        features = layers[: self.last_stages.layers](torch.tanh(inner / 3) * 3)
-        return self.last_stages(features), to_patches(pictures.to(self.device), features.shape[-1])
+        pictures: Tensor = self.last_stages(layers[: self.last_stages.layers](torch.tanh(inner / 3) * 3))
+        return pictures
 
     def _keep_marks(self) -> None:
         """No gradient into the channels beside the coefficients, which tell exact stages which side a cell is on."""

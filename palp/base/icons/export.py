@@ -21,9 +21,10 @@ from palp.base import Base, base_from_pipeline, sample
 from palp.base.icons import GUIDANCE
 from palp.base.icons.architecture import build_scheduler
 from palp.base.icons.codec import tidy_config
-from palp.base.icons.decoder import DecoderTraining
+from palp.base.icons.decoder import DecoderTraining, last_stages
 from palp.base.icons.denoiser import DenoiserTraining
 from palp.base.icons.grammar import STYLES, Scene, caption, random_scene
+from palp.base.last_stages import FILE
 
 SHEET_COLUMNS = 8
 
@@ -62,6 +63,7 @@ def export_pipeline(
         part.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
     tidy_config(folder / "vae")
+    last_stages(pipeline.vae).write(folder / "vae" / FILE)
 
 
 def export_judge(folder: Path, name: str, judge: nn.Module) -> None:
