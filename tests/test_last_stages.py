@@ -1,4 +1,4 @@
-"""The shipped decoder done short gives the pictures that diffusers decodes; a file that cannot be read is one sentence."""
+"""The shipped decoder done short gives the pictures that diffusers decodes; a damaged file is one sentence."""
 
 from __future__ import annotations
 
