@@ -1,7 +1,7 @@
 """A pipeline of Stable Diffusion's full size with random weights, in diffusers' layout: a `--base` for benchmarks.
 
 python -m benchmarks.shape sd15 runs/sd15-shape               # 2 GB
-python -m benchmarks.shape sdxl runs/sdxl-shape --side 512    # 7 GB; 14 GB of memory in float32
+python -m benchmarks.shape sdxl runs/sdxl-shape --side 256    # 7 GB; 19 GB of memory in float32
 python -m benchmarks.one_request --base runs/sdxl-shape --repeats 3
 """
 
