@@ -1,5 +1,7 @@
 """Drawing pictures: `palp.base.sample` against diffusers' pipeline, prompts encoded in either, with and without LoRA.
 
+And what comes last in that, alone: latents to pictures.
+
 Ours has its adapter in a bank, diffusers has it in PEFT layers, not fused. The pipeline is as it comes, with its own
 attention; arithmetic is the same in both.
 """
@@ -18,6 +20,7 @@ from benchmarks import setting
 from benchmarks.measure import milliseconds, ratio, report, take_turns
 from palp.bank import AdapterBank
 from palp.base import Base, load_base, sample
+from palp.base.latents import decode_latents
 from palp.recipes import guidance_scale
 
 BATCHES = (1, 8)
@@ -64,6 +67,12 @@ def draw_plainly(base: Base, pipeline: Any, batch: int) -> Callable[[], object]:
     return run
 
 
+def decode(vae: Any, base: Base, batch: int) -> Callable[[], object]:
+    """Pictures from latents by an autoencoder."""
+    latents = torch.randn(batch, *base.latent_shape, generator=torch.Generator().manual_seed(0)).to(base.device)
+    return lambda: decode_latents(vae, latents)
+
+
 def main(
     source: setting.BaseOption = "icons",
     device: setting.Device = None,
@@ -83,6 +92,9 @@ def main(
             ours, theirs = f"batch {batch}{label}", f"batch {batch}{label}, diffusers"
             cases |= {ours: draw(base, batch, own), theirs: draw_plainly(base, pipeline, batch)}
             pairs.append((ours, theirs))
+        ours, theirs = f"batch {batch}, decoding", f"batch {batch}, decoding, diffusers"
+        cases |= {ours: decode(base.vae, base, batch), theirs: decode(plain.vae, base, batch)}
+        pairs.append((ours, theirs))
     times = take_turns(cases, repeats, base.device)
     rows = milliseconds(times)
     for ours, theirs in pairs:

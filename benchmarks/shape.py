@@ -27,7 +27,7 @@ from benchmarks import setting
 
 VOCABULARY = 49408
 START, END = "<|startoftext|>", "<|endoftext|>"
-PIXELS = 8  # a side of a latent
+PIXELS = 8  # of a picture to one of its latents, along a side
 TIME_IDS, TIME_WIDTH = 6, 256  # numbers of SDXL's size and crop, and the width of each one's embedding
 
 
@@ -38,7 +38,7 @@ class Shape(StrEnum):
     sdxl = "sdxl"
 
 
-def sd15(narrow: int, side: int = 512) -> Any:
+def sd15(narrow: int, side: int) -> Any:
     """Stable Diffusion 1.5, every width divided by `narrow`, for pictures of `side` pixels."""
     tokenizer, width = byte_tokenizer(), 768 // narrow
     unet = UNet2DConditionModel(
@@ -60,7 +60,7 @@ def sd15(narrow: int, side: int = 512) -> Any:
     )
 
 
-def sdxl(narrow: int, side: int = 1024) -> Any:
+def sdxl(narrow: int, side: int) -> Any:
     """Stable Diffusion XL, every width divided by `narrow`, for pictures of `side` pixels."""
     tokenizer, first, second = byte_tokenizer(), 768 // narrow, 1280 // narrow
     unet = UNet2DConditionModel(
@@ -89,7 +89,8 @@ def sdxl(narrow: int, side: int = 1024) -> Any:
     )
 
 
-SHAPES: Mapping[Shape, Callable[..., Any]] = {Shape.sd15: sd15, Shape.sdxl: sdxl}
+SHAPES: Mapping[Shape, Callable[[int, int], Any]] = {Shape.sd15: sd15, Shape.sdxl: sdxl}
+SIDES = {Shape.sd15: 512, Shape.sdxl: 1024}
 
 
 def autoencoder(narrow: int, side: int, scaling_factor: float) -> AutoencoderKL:
@@ -151,7 +152,7 @@ def main(
 ) -> None:
     """Write the pipeline; the weights are the same each time."""
     torch.manual_seed(0)
-    pipeline = SHAPES[shape](8 if quick else 1, **({} if side is None else {"side": side}))
+    pipeline = SHAPES[shape](8 if quick else 1, side or SIDES[shape])
     pipeline.to(torch.float16).save_pretrained(folder)
     typer.echo(f"written to {folder}")
 

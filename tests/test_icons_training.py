@@ -183,9 +183,9 @@ def test_the_last_stages_are_one_map_a_cell(vae: AutoencoderTiny, tmp_path: Path
     pictures = to_tensor(renders(2))
     training = DecoderTraining(vae, renders(2), DecoderSettings(pictures=200, batch=2, warmup=1), CPU)
     steps(training, 3)
-    training.last_stages.write(tmp_path / FILE)
+    training.short.last_stages.write(tmp_path / FILE)
     with torch.no_grad():
-        rebuilt = training._rebuilt(patch_latents(pictures, patch_matrix(vae)))
+        rebuilt = training.short(patch_latents(pictures, patch_matrix(vae)) * training.amplitude)
         latents = vae.encode(pictures).latents
         decoded = vae.decode(latents).sample
         short = copy.deepcopy(vae)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from palp.base import load_base
-from palp.base.icons.codec import scaling_factor
+from palp.base.icons.codec import build_autoencoder, scaling_factor
 from palp.base.icons.decoder import last_stages
 from palp.base.icons.grammar import Scene
-from palp.base.last_stages import FILE, LastStages, ShortDecoder
+from palp.base.last_stages import FILE, LastStages, ShortDecoder, shorten
 from palp.base.load import ICONS_WEIGHTS
 from palp.errors import BaseLoadError
 from palp.evaluate.protocol import renders
@@ -38,8 +40,20 @@ def test_the_shipped_base_decodes_short_what_diffusers_decodes(plain: Autoencode
 
 def test_the_shipped_file_is_what_the_shipped_decoder_does(plain: AutoencoderTiny) -> None:
     shipped, read_off = LastStages.read(ICONS_WEIGHTS / "vae" / FILE), last_stages(plain)
-    assert shipped.layers == read_off.layers
+    assert (shipped.layers, shipped.stages) == (read_off.layers, read_off.stages)
     torch.testing.assert_close(dict(shipped.named_buffers()), dict(read_off.named_buffers()), atol=1e-4, rtol=0)
+
+
+def test_the_file_of_other_stages_is_left_alone(plain: AutoencoderTiny, tmp_path: Path) -> None:
+    other: Any = copy.deepcopy(plain)
+    taller: Any = build_autoencoder()
+    with torch.no_grad():
+        other.decoder.layers[-1].bias += 0.1
+    shutil.copy(ICONS_WEIGHTS / "vae" / FILE, tmp_path)
+    shorten(other, tmp_path)
+    assert not isinstance(other.decoder, ShortDecoder)
+    shorten(taller, tmp_path)
+    assert not isinstance(taller.decoder, ShortDecoder)
 
 
 def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:

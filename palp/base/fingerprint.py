@@ -1,4 +1,4 @@
-"""Which denoiser is this? A name for weights, so that an adapter knows its base."""
+"""Which denoiser is this? A name for weights, so that what belongs to them knows them again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SAMPLED_ELEMENTS = 16_384
 """At most this many elements a tensor are read; SD 1.x then takes about a second."""
@@ -22,10 +22,18 @@ def fingerprint(denoiser: Any) -> str:
     file loaded as either; float16 made from float32 rounds first and may differ, so weights are hashed before
     a cast to float16.
     """
-    digest = hashlib.sha256()
     config = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(denoiser.state_dict().items()):
+    return _hashed(json.dumps(config, sort_keys=True, default=str), denoiser)
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """The same over the weights alone."""
+    return _hashed("", module)
+
+
+def _hashed(text: str, module: Any) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(_sample(tensor).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

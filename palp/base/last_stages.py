@@ -1,8 +1,8 @@
 """The last stages of a small decoder as what they are: one linear map a cell, instead of convolutions of all pixels.
 
 The embedded base's decoder ends in stages that were set, not learned (`palp.base.icons.inverse`), and at full
-resolution these are nine tenths of its work. Weights that have such stages say so in a file of their own beside them;
-diffusers does not read it, and decodes the same pictures by the convolutions.
+resolution these are most of its work. A file beside the weights holds them as maps; diffusers does not read it, and
+decodes the same pictures by the convolutions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from palp.atomic import atomic_write
+from palp.base.fingerprint import weights_fingerprint
 
-__all__ = ["FILE", "LastStages", "shorten"]
+__all__ = ["FILE", "LastStages", "ShortDecoder", "shorten", "stages_of"]
 
 FILE = "last_stages.safetensors"
 
@@ -30,14 +31,17 @@ class LastStages(nn.Module):
         layers: how many layers of the decoder come before.
         maps: `[side · side, channels, 3 · pixels · pixels]`, for pictures in [-1, 1].
         offset: `[side · side, 3 · pixels · pixels]`.
+        stages: fingerprint of the layers that this stands for.
     """
 
     maps: Tensor
     offset: Tensor
 
-    def __init__(self, layers: int, maps: Float[Tensor, "places c p"], offset: Float[Tensor, "places p"]) -> None:
+    def __init__(
+        self, layers: int, maps: Float[Tensor, "places c p"], offset: Float[Tensor, "places p"], stages: str
+    ) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers, self.stages = layers, stages
         self.side, self.pixels = round(len(maps) ** 0.5), round((maps.shape[-1] / 3) ** 0.5)
         self.register_buffer("maps", maps)
         self.register_buffer("offset", offset)
@@ -46,13 +50,14 @@ class LastStages(nn.Module):
     def read(path: Path) -> LastStages:
         """From a file that `write` wrote."""
         with safe_open(path, "pt") as file:
-            return LastStages(int(file.metadata()["layers"]), file.get_tensor("maps"), file.get_tensor("offset"))
+            about = file.metadata()
+            maps, offset = file.get_tensor("maps"), file.get_tensor("offset")
+        return LastStages(int(about["layers"]), maps, offset, about["stages"])
 
     def write(self, path: Path) -> None:
         """As one safetensors file."""
-        tensors = {name: buffer.float().contiguous() for name, buffer in self.named_buffers()}
         with atomic_write(path) as partial:
-            save_file(tensors, partial, {"layers": str(self.layers)})
+            save_file(dict(self.named_buffers()), partial, {"layers": str(self.layers), "stages": self.stages})
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Pictures in [-1, 1] of what comes before the last stages; channels beyond the maps' are not read."""
@@ -66,17 +71,11 @@ class LastStages(nn.Module):
 
 
 class ShortDecoder(nn.Module):
-    """A `DecoderTiny` that does its last stages as one map a cell.
-
-    Args:
-        decoder: whose layers before the last stages it takes over.
-    """
+    """A `DecoderTiny`, whose layers it shares, with the last stages done as one map a cell."""
 
     def __init__(self, decoder: nn.Module, last_stages: LastStages) -> None:
         super().__init__()
-        layers = decoder.get_submodule("layers")
-        assert isinstance(layers, nn.Sequential)
-        self.layers, self.last_stages = layers[: last_stages.layers], last_stages
+        self.layers, self.last_stages = _layers(decoder)[: last_stages.layers], last_stages
 
     def forward(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Pictures in [-1, 1]."""
@@ -85,8 +84,22 @@ class ShortDecoder(nn.Module):
         return pictures
 
 
+def stages_of(decoder: nn.Module, layers: int) -> str:
+    """Fingerprint of a decoder's layers from number `layers` on."""
+    return weights_fingerprint(_layers(decoder)[layers:])
+
+
 def shorten(vae: Any, folder: Path) -> None:
-    """Let an autoencoder that was loaded from a folder decode by what `FILE` says there, if it says anything."""
-    if (folder / FILE).is_file():
-        decoder: Any = ShortDecoder(vae.decoder, LastStages.read(folder / FILE))
+    """Let an autoencoder that was loaded from a folder decode by `FILE` there, if it is, and of these very stages."""
+    if not (folder / FILE).is_file():
+        return
+    last_stages = LastStages.read(folder / FILE)
+    if stages_of(vae.decoder, last_stages.layers) == last_stages.stages:
+        decoder: Any = ShortDecoder(vae.decoder, last_stages)
         vae.decoder = decoder.to(memory_format=torch.channels_last)
+
+
+def _layers(decoder: nn.Module) -> nn.Sequential:
+    layers = decoder.get_submodule("layers")
+    assert isinstance(layers, nn.Sequential)
+    return layers

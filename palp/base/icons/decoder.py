@@ -23,7 +23,7 @@ from palp.base.icons.checkpoint import channels_last, follow, load_training, sav
 from palp.base.icons.codec import CHANNELS, LATENT_SIDE, patch_latents, patch_matrix, scaling_factor, to_patches
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.inverse import spare_blocks
-from palp.base.last_stages import LastStages
+from palp.base.last_stages import LastStages, ShortDecoder, stages_of
 from palp.errors import NonFiniteLossError
 
 PROBE = 0.1  # of a coefficient's reach: a change within which the last stages are linear
@@ -54,7 +54,8 @@ def last_stages(vae: AutoencoderTiny) -> LastStages:
     """The stages after the last trained block, read off: each latent cell shows what another coefficient does."""
     layers = copy.deepcopy(vae.decoder).double().get_submodule("layers")
     assert isinstance(layers, nn.Sequential)
-    count = 1 + next(index for index, layer in enumerate(vae.decoder.layers) if layer is spare_blocks(vae)[-1])
+    last = spare_blocks(vae)[-1]
+    count = 1 + next(index for index, layer in enumerate(vae.decoder.layers) if layer is last)
     features = layers[:count](torch.zeros(1, CHANNELS, LATENT_SIDE, LATENT_SIDE).double())
     side = features.shape[-1] // LATENT_SIDE
     changed = features.clone()
@@ -69,9 +70,10 @@ def last_stages(vae: AutoencoderTiny) -> LastStages:
         return split.reshape(LATENT_SIDE**2, side**2, -1)
 
     before = shown(features)
-    maps = ((shown(changed) - before) / PROBE).transpose(0, 1)
+    maps = ((shown(changed) - before) / PROBE).transpose(0, 1).contiguous()
     coefficients = features[0, :CHANNELS, :side, :side].flatten(1).T  # of the first latent cell
-    return LastStages(count, maps.float(), (before[0] - torch.einsum("lc,lcp->lp", coefficients, maps)).float())
+    offset = before[0] - torch.einsum("lc,lcp->lp", coefficients, maps)
+    return LastStages(count, maps.float(), offset.float(), stages_of(vae.decoder, count))
 
 
 class DecoderTraining:
@@ -97,7 +99,7 @@ class DecoderTraining:
         self.amplitude = 1 / scaling_factor(vae)
         self.encoder = patch_matrix(vae)
         self.model = channels_last(vae.decoder.to(device)).requires_grad_(False)
-        self.last_stages = last_stages(vae).to(device)
+        self.short = ShortDecoder(self.model, last_stages(vae)).to(device)
         self._trained = spare_blocks(vae)
         for block in self._trained:
             block.requires_grad_(True)
@@ -126,7 +128,8 @@ class DecoderTraining:
         rng = np.random.default_rng((cfg.seed, self.step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         pictures, latents = self._draw(rng, generator)
-        loss = reconstruction_loss(self._rebuilt(latents), pictures.to(self.device)).mean()
+        rebuilt = self.short((latents * self.amplitude).to(self.device))
+        loss = reconstruction_loss(rebuilt, pictures.to(self.device)).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         for group in self.optimizer.param_groups:
@@ -156,14 +159,6 @@ class DecoderTraining:
             torch.cat([pictures, to_tensor(self.pictures[chosen])]),
             torch.cat([latents, self.redrawn[torch.from_numpy(chosen)]]),
         )
-
-    def _rebuilt(self, latents: Tensor) -> Tensor:
-        """Pictures from scaled latents."""
-        layers = self.model.get_submodule("layers")
-        assert isinstance(layers, nn.Sequential)
-        inner = (latents * self.amplitude).to(self.device, memory_format=torch.channels_last)
-        pictures: Tensor = self.last_stages(layers[: self.last_stages.layers](torch.tanh(inner / 3) * 3))
-        return pictures
 
     def _keep_marks(self) -> None:
         """No gradient into the channels beside the coefficients, which tell exact stages which side a cell is on."""
