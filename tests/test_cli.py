@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import hypernet.cli
 import palp
 import serving.cli
+from palp.cli.progress import steps_bar
 from palp.cli.shell import create_app
 from palp.errors import InputError, NonFiniteLossError
 
@@ -101,3 +103,12 @@ def test_a_non_finite_loss_names_step_and_slot() -> None:
     error = NonFiniteLossError(step=12, slot=3)
     assert (error.step, error.slot) == (12, 3)
     assert "slot 3 was not finite in step 12" in str(error)
+
+
+def test_a_warning_stands_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with steps_bar("drawing", 2) as advance:
+        advance()
+        logging.getLogger("palp.x").warning("prompt cut")
+        advance()
+    lines = [line.strip() for line in capsys.readouterr().err.replace("\r", "\n").split("\n")]
+    assert "prompt cut" in lines

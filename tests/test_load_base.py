@@ -96,6 +96,12 @@ def test_what_is_no_source_is_refused(source: str, tmp_path: Path, monkeypatch: 
         load_base(source, "cpu")
 
 
+def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets
+    with pytest.raises(BaseLoadError, match=r"someone/something: the hub does not answer.*local folder"):
+        load_base("someone/something", "cpu")
+
+
 def test_other_pipelines_are_named(sd1: Path, tmp_path: Path) -> None:
     folder = copy_of(sd1, tmp_path)
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}

@@ -197,19 +197,34 @@ def _unwanted(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _said_in_one_sentence(source: str) -> Iterator[None]:
-    """Errors of the libraries become one `BaseLoadError`; deprecation notes about old files are dropped."""
+    """Errors of the libraries become one `BaseLoadError`; their notes about what is deprecated are dropped."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "The `local_dir_use_symlinks`", UserWarning)
             yield
     except BaseLoadError:
         raise
     except Exception as error:  # whatever diffusers, transformers or safetensors raise on a damaged file
+        if _hub_is_away(error):
+            raise BaseLoadError(
+                f"could not load base {source}: the hub does not answer; check the connection, or give a local folder, "
+                "or for a single file the folder of its configuration (--base-config)"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseLoadError(
             f"could not load base {source}: {reason.rstrip('.')}; expected safetensors weights and "
             "configuration of an SD 1.x, SD 2.x or SDXL pipeline"
         ) from error
+
+
+def _hub_is_away(error: BaseException | None) -> bool:
+    """Whether an error comes of a file that is not here, and a hub that does not answer."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None and not isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _encoders(pipeline: Any, place: torch.device, weights: torch.dtype) -> dict[str, PromptEncoder]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 __all__ = ["corpus_bar", "steps_bar", "training_bar"]
 
@@ -16,7 +17,7 @@ __all__ = ["corpus_bar", "steps_bar", "training_bar"]
 @contextmanager
 def steps_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar of so many steps; the function given advances it by one."""
-    with tqdm(total=total, desc=title, unit="step", leave=False) as bar:
+    with _bar(total=total, desc=title, unit="step") as bar:
 
         def advance() -> None:
             bar.update()
@@ -27,7 +28,7 @@ def steps_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
 @contextmanager
 def training_bar(title: str) -> Iterator[Callable[[int, int, float], None]]:
     """A bar for a training; the function given takes steps done, steps in all, and the loss of the last one."""
-    with tqdm(desc=title, unit="step", leave=False, smoothing=0.1) as bar:
+    with _bar(desc=title, unit="step", smoothing=0.1) as bar:
 
         def report(done: int, total: int, loss: float) -> None:
             if bar.total != total:  # a resumed run starts in the middle, and its time left is of the rest
@@ -45,7 +46,7 @@ def corpus_bar(tensorboard: Path | None) -> Iterator[Callable[[str, float, int],
 
     The function given takes what is made, how many are done (parts count), and how many there are.
     """
-    with tqdm(unit="adapter", leave=False, smoothing=0.1) as bar, ExitStack() as stack:
+    with _bar(unit="adapter", smoothing=0.1) as bar, ExitStack() as stack:
         log: Any = None
         if tensorboard is not None:
             from palp.logs import open_logs
@@ -68,3 +69,10 @@ def corpus_bar(tensorboard: Path | None) -> Iterator[Callable[[str, float, int],
                 log.add_scalar(f"corpus/{what}_per_hour", rate, round(time.monotonic() - start))
 
         yield report
+
+
+@contextmanager
+def _bar(**options: Any) -> Iterator[Any]:
+    """A bar that is gone afterwards, with warnings above it, each on a line of its own."""
+    with logging_redirect_tqdm(), tqdm(leave=False, **options) as bar:
+        yield bar
