@@ -50,7 +50,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     narrow(patch)
     for module in (dataset, train_judges):
         patch.setattr(module, "CHUNK", 8)
-    patch.setattr(pretrain, "REDRAWN_STEPS", 1)
+    patch.setattr(pretrain, "REDRAWN_STEPS", (1, 2))
     patch.setattr(pretrain, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(1))
 
 

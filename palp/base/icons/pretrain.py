@@ -44,8 +44,8 @@ PARAPHRASES = 6  # captions drawn for each picture
 DECODER_SAMPLE = 200  # pictures that the decoder is first fitted to
 ENCODER_CHUNKS = 2  # thousands of pictures that the encoder's components are read from
 DECODER_CHUNKS = 12  # thousands of pictures held in memory for the decoder
-REDRAWN_CHUNKS = 2  # thousands of these that the denoiser draws again for it
-REDRAWN_STEPS = 10  # of 20, from which a picture is drawn again
+REDRAWN_CHUNKS = 7  # thousands of these that the denoiser draws again for it
+REDRAWN_STEPS = (6, 8, 10, 12, 14)  # of 20, that a picture is drawn again from; as many pictures of each
 SAVE_EVERY_S = 600.0  # a state is 300 MB, and a slow disk stops the training for half a minute
 
 
@@ -200,9 +200,10 @@ def redraw_stage(path: Path, denoiser: DenoiserTraining, vae: AutoencoderTiny, s
         pipeline = assemble(denoiser.average, vae, load_tokenizer(path.with_name("tokenizer")))
         base = base_from_pipeline(pipeline, denoiser.device, dtype, name="icons")
         captions = [caption(scene) for scene in scenes]
-        again = redrawn(base, denoiser.data.latents[: len(scenes)], captions, REDRAWN_STEPS)
+        parts = zip(REDRAWN_STEPS, np.array_split(np.arange(len(scenes)), len(REDRAWN_STEPS)), strict=True)
+        again = [redrawn(base, denoiser.data.latents[rows], [captions[i] for i in rows], n) for n, rows in parts]
         with atomic_write(path) as partial:
-            save_file({"latents": again.contiguous()}, partial)
+            save_file({"latents": torch.cat(again).contiguous()}, partial)
     return load_file(path)["latents"]
 
 
