@@ -22,7 +22,7 @@ LEARNED = {
 }  # fmt: skip
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
     "subject": LEARNED,
-    "joint": {**LEARNED, "guidance_weight": 0.03},
+    "joint": {**LEARNED, "guidance_weight": 0.01},
     "residual": {"rank": 8, "lr": 1.5e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 1.5},
 }
 
