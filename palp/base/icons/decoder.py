@@ -38,7 +38,7 @@ class DecoderSettings:
     learning_rate: float = 3e-4  # peak, AdamW
     warmup: int = 1_000  # pictures until the peak
     latent_noise: float = 0.02  # largest deviation of noise on a picture's latents, as generated ones are not exact
-    redrawn: float = 0.375  # share of pictures whose latents the denoiser has drawn again, where there are such
+    redrawn: float = 0.0625  # share of pictures whose latents the denoiser has drawn again, where there are such
     ema_pictures: float = 4_000.0  # horizon of the weights' moving average
     seed: int = 0
 
