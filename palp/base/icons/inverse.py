@@ -30,7 +30,7 @@ from torch.nn import functional
 from palp.base.icons.codec import LATENT_SIDE, PATCH, Array, build_autoencoder, encode, scaling_factor
 from palp.base.icons.mirrored import descend, encoder_basis, mirrorings
 
-MARGIN = 1.5  # of the ranges over the largest coefficient seen
+MARGIN = 3.0  # of the ranges over the largest coefficient seen: trained blocks add to it
 ROWS = 100_000  # pixels that the last convolution is fitted to
 KEPT = 4.0  # what is subtracted from coefficients, all below 2, where they keep their sign
 WANDERING = 3  # blocks of the first stage in which ones wander in from the border
