@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,17 @@ def test_other_sizes_are_other_adapters(base: Base, tmp_path: Path) -> None:
     other = Study(base, world_judges(), mine.protocol, tmp_path, quiet, {**TINY, "steps": 5})
     need = METHODS["palp"].plan(_cell(mine)).parts[0][0]
     assert mine.shelf.path(need) != other.shelf.path(need)
+
+
+def test_another_decoder_draws_anew(base: Base, tmp_path: Path) -> None:
+    """A base's fingerprint leaves its decoder out, since adapters fit any; pictures are another decoder's."""
+    vae = copy.deepcopy(base.vae)
+    with torch.no_grad():
+        next(vae.decoder.parameters()).add_(0.1)
+    studies = [study(drawn, tmp_path) for drawn in (base, replace(base, vae=vae))]
+    studies[0].train([METHODS["subject"]])
+    first, second = (each.scores(METHODS["subject"])["ideal_distance"] for each in studies)
+    assert not np.array_equal(first, second)
 
 
 def test_composed_scores_without_gamma_draw_the_personal_prompt(base: Base, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from palp.adapter import Adapter
 from palp.atomic import atomic_write
+from palp.base.fingerprint import weights_fingerprint
 from palp.compose import compose
 from palp.draw import BATCH, Picture, Sampling, draw
 from palp.evaluate.composition import draw_composed
@@ -45,10 +46,11 @@ class Shot:
 
 
 class Gallery:
-    """Drawn pictures by shot, in `folder/ID.safetensors`, as bytes."""
+    """Drawn pictures by shot, in `folder/ID.safetensors`, as bytes; another decoder draws them anew."""
 
     def __init__(self, shelf: Shelf, folder: Path, sampling: Sampling, bar: Bar) -> None:
         self._shelf, self._folder, self._sampling, self._bar = shelf, folder, sampling, bar
+        self._base = [shelf.base.fingerprint, weights_fingerprint(shelf.base.vae)]
 
     def fill(self, shots: Sequence[Shot], title: str) -> None:
         """Draw what is missing; its adapters must be trained."""
@@ -72,7 +74,7 @@ class Gallery:
         """Where they are, or will be."""
         parts = [(self._shelf.identity(need), scale) for need, scale in shot.plan.parts]
         how = [shot.plan.composition, shot.prompt, shot.asked, shot.seeds, asdict(self._sampling)]
-        content = json.dumps([self._shelf.base.fingerprint, parts, how])
+        content = json.dumps([*self._base, parts, how])
         return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
     def _draw(self, shots: Sequence[Shot]) -> Float[Tensor, "pictures 3 H W"]:
