@@ -1,0 +1,150 @@
+"""Write README's tables of results from docs/results, each between its markers <!-- NAME --> and <!-- /NAME -->.
+
+Use: python scripts/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
+NONE = "–"
+
+PICTURES = {
+    "text": "target prompt",
+    "alignment": "style, place, light",
+    "subject_on_prompt": "subject, on the prompt",
+    "subject_on_photo": "subject, on a photo",
+    "ideal_distance": "distance to the ideal",
+}
+PALP = "palp alpha={} beta={} guidance_weight={}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some rows and metrics of a results file, by name, with what README calls them.
+
+    Args:
+        columns: title by metric.
+        rows: label by row; a row that the file does not have is left out.
+    """
+
+    columns: Mapping[str, str]
+    rows: Mapping[str, str]
+
+
+TABLES = {
+    "base-icons": Table(
+        {
+            **{name: name for name in ("style", "place", "weather", "palette", "subject", "companion")},
+            "vae_psnr_db": "autoencoder, dB",
+        },
+        {"generated": "generated", "rendered": "rendered"},
+    ),
+    "hypernet-icons": Table(
+        {"alignment": "alignment", "text": "text (second judge)", "subject": "likeness to the subject"},
+        {
+            "subject": "subject alone",
+            "subject_0.8": "subject × 0.8",
+            "subject_0.6": "subject × 0.6",
+            "mean": "corpus mean",
+            "neighbour": "nearest neighbour by text",
+            "other": "predicted for another prompt",
+            "multi_prompt": "one adapter for all prompts",
+            "predicted": "**predicted**",
+            "refined": "the same, 20 steps on",
+            "oracle": "the corpus' own adapter (oracle)",
+        },
+    ),
+    "palp-icons": Table(
+        PICTURES,
+        {
+            "base": "base, class word",
+            "subject": "subject alone",
+            "subject_early": "stopped half-way",
+            "subject_0.8": "× 0.8",
+            "subject_0.6": "× 0.6",
+            "unguided": "PALP's schedule, λ = 0",
+            "sds": "SDS",
+            "nfsd": "NFSD",
+            "palp_fresh_noise": "PALP, fresh noise",
+            "palp_no_rescale": "PALP, no rescaling",
+            "palp": "**PALP**",
+            "residual_palp": "residual, PALP's loss",
+            "residual_composed": "residual, composed",
+            "residual_regional": "residual, regional",
+            "residual_other": "residual, another prompt's",
+            "residual_mean": "residual, mean of prompts",
+            "transferred": "residual of other subjects",
+            "transferred_other": "of other subjects, another prompt's",
+            "transferred_mean": "of other subjects, mean of prompts",
+            "score_composition": "scores composed in sampling",
+            "region_composition": "regions composed in sampling",
+            "rendered": "the scene itself, rendered",
+        },
+    ),
+    "palp-icons-sweep": Table(
+        PICTURES,
+        {
+            "unguided": "λ = 0",
+            PALP.format(15, 7.5, 0.01): "**PALP, α = 15, β = 7.5, λ = .01**",
+            PALP.format(15, 7.5, 0.03): "α = 15, β = 7.5, λ = .03",
+            PALP.format(15, 7.5, 0.1): "α = 15, β = 7.5, λ = .1",
+            PALP.format(7.5, 1, 0.03): "α = 7.5, β = 1, λ = .03",
+            PALP.format(4, 1, 0.1): "α = 4, β = 1, λ = .1",
+            **{
+                f"{rule} alpha=7.5 guidance_weight={weight}": f"{rule.upper()}, α = 7.5, λ = {weight:g}".replace(
+                    "0.", "."
+                )
+                for rule in ("sds", "nfsd")
+                for weight in (0.01, 0.03, 0.1)
+            },
+        },
+    ),
+}
+
+
+def with_tables(text: str, results: Path = RESULTS) -> str:
+    """The text with every table that it has markers for as `results` has it now.
+
+    Raises:
+        KeyError: markers of no table, or a row without one of the metrics.
+    """
+
+    def replaced(found: re.Match[str]) -> str:
+        name = found[1]
+        rows = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+        return f"<!-- {name} -->\n{markdown(TABLES[name], rows)}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- (\S+) -->\n.*?<!-- /\1 -->", replaced, text, flags=re.DOTALL)
+
+
+def markdown(table: Table, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The table with a line a row: value [low, high]."""
+    lines = ["| | " + " | ".join(table.columns.values()) + " |", "|---" * (len(table.columns) + 1) + "|"]
+    for name, label in table.rows.items():
+        if name in rows:
+            cells = [_interval(rows[name][metric]) if metric in rows[name] else NONE for metric in table.columns]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    return f"{_short(estimate['value'])} [{_short(estimate['low'])}, {_short(estimate['high'])}]"
+
+
+def _short(value: float) -> str:
+    """Two digits after the point, one from ten on; .87 for 0.87."""
+    if abs(value) >= 9.995:
+        return f"{value:.1f}"
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}")
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
