@@ -118,6 +118,25 @@ def test_a_killed_training_goes_on_and_gives_the_same(
         assert all(torch.equal(found[name][key], tensor) for key, tensor in tensors.items())
 
 
+def test_a_training_ends_with_the_last_adapter_that_is_missing(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, part = study(base, tmp_path / "whole"), study(base, tmp_path / "part")
+    whole.train([METHODS["subject"]], [(METHODS["subject"], 0.5)])
+    steps, advance = list[int](), Trainer._advance
+
+    def counted(self: Trainer) -> Any:
+        steps.append(1)
+        return advance(self)
+
+    monkeypatch.setattr(Trainer, "_advance", counted)
+    part.train([], [(METHODS["subject"], 0.5)])
+    assert len(steps) == TINY["steps"] // 2
+    expected, found = (tensors_in(tmp_path / name / "adapters") for name in ("whole", "part"))
+    assert found.keys() < expected.keys()
+    assert all(torch.equal(tensor, expected[name][key]) for name in found for key, tensor in found[name].items())
+
+
 def test_other_sizes_are_other_adapters(base: Base, tmp_path: Path) -> None:
     mine = study(base, tmp_path)
     other = Study(base, world_judges(), mine.protocol, tmp_path, quiet, {**TINY, "steps": 5})

@@ -11,7 +11,7 @@ from palp.evaluate.intervals import Estimate
 from palp.evaluate.methods import METHODS, Method
 from palp.evaluate.metrics import Scores
 from palp.evaluate.plots import curves, plane
-from palp.evaluate.protocol import target_prompt
+from palp.evaluate.protocol import learnable, target_prompt
 from palp.evaluate.results import Row, rows_as_json, write_results
 from palp.evaluate.study import RENDERED, Study
 from palp.evaluate.summary import curve, gains, on_the_way, summarise
@@ -22,6 +22,8 @@ __all__ = ["SCALING", "Files", "run_sweep", "settings", "write_evaluation", "wri
 
 CONTROLS = ("subject", "unguided")  # gains are over these
 SCALING = ("subject", "subject_0.8", "subject_0.6", "base")  # the line that scaling the subject down draws
+SHEET_COLUMNS = 9
+RENDERED_LABEL = "the scene itself, rendered"
 CURVE_PANELS = {"text": "text: picture and y_c", "subject_on_prompt": "subject, on the prompt"}
 
 
@@ -98,14 +100,21 @@ def settings(study: Study) -> dict[str, Any]:
 
 
 def _write_sheet(study: Study, methods: Mapping[str, Method], path: Path) -> None:
-    """Rows methods, columns prompts: the first subject and seed."""
-    subject, targets = study.protocol.subjects[0], study.protocol.targets
-    drawn = [[study.pictures(method, subject, target) for target in targets] for method in methods.values()]
-    drawn.append([study.rendered(subject, target) for target in targets])
+    """Rows a picture learned from, methods, and the scene itself; columns prompts, of as many subjects as there is
+    room for; the first seed."""
+    subjects, targets = study.protocol.subjects, study.protocol.targets
+    shown = subjects[: max(1, SHEET_COLUMNS // len(targets))]
+    cells = [(subject, target) for subject in shown for target in targets]
+    drawn = [
+        [learnable(subject).pictures for subject, _ in cells],
+        *([study.pictures(method, *cell) for cell in cells] for method in methods.values()),
+        [study.rendered(*cell) for cell in cells],
+    ]
     rows = [[to_images(pictures[:1])[0] for pictures in row] for row in drawn]
-    labels = [*(method.label for method in methods.values()), "the scene itself, rendered"]
-    notes = {"subject": subject, "base": study.shelf.base.fingerprint}
-    save_png(contact_sheet(rows, labels, [target_prompt(target) for target in targets]), path, notes)
+    labels = ["one of the pictures learned from", *(method.label for method in methods.values()), RENDERED_LABEL]
+    columns = [f"{subject}: {target_prompt(target)}" for subject, target in cells]
+    notes = {"subjects": ", ".join(shown), "base": study.shelf.base.fingerprint}
+    save_png(contact_sheet(rows, labels, columns), path, notes)
 
 
 def write_plane(rows: Mapping[str, Row], methods: Mapping[str, Method], path: Path) -> None:

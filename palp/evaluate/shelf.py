@@ -125,7 +125,7 @@ class Shelf:
                 self._train(chunk, report)
 
     def _train(self, rows: Sequence[Sequence[Need]], report: Report) -> None:
-        """One bank: a row of needs a slot, which are one training taken at several steps."""
+        """One bank: a row of needs a slot, which are one training taken at several steps, and end with the last."""
         trainer = Trainer(self.base, [self.job(needs[0]) for needs in rows], self.settings(rows[0][0]))
         unfinished = self._folder / "unfinished-bank.safetensors"
         if unfinished.is_file():
@@ -133,7 +133,7 @@ class Shelf:
                 trainer.load(unfinished)
             except InputError:  # of another bank: this evaluation was asked for something else before
                 unfinished.unlink()
-        total, saved_at = trainer.settings.steps, time.monotonic()
+        total, saved_at = max(self.stop(need) for needs in rows for need in needs), time.monotonic()
         for step in trainer.run():
             done = step.number + 1
             self._keep(trainer, rows, done)
@@ -144,13 +144,15 @@ class Shelf:
         unfinished.unlink(missing_ok=True)
 
     def _keep(self, trainer: Trainer, rows: Sequence[Sequence[Need]], done: int) -> None:
-        """Save the adapters that are to be taken now, but for those whose loss is not finite."""
+        """Save the adapters that are to be taken now, but for failed ones; end the slots that have none left."""
         due = [(slot, need) for slot, needs in enumerate(rows) for need in needs if self.stop(need) == done]
         if due:
             adapters, failed = trainer.adapters(), trainer.failed_at.tolist()
             for slot, need in due:
                 if failed[slot] < 0:
                     adapters[slot].save(self.path(need))
+                    if done == max(self.stop(other) for other in rows[slot]):
+                        trainer.stop(slot)
 
 
 def _chunks(rows: list[list[Need]]) -> list[list[list[Need]]]:
