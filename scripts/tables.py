@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
 NONE = "–"
+FINE = ("text", "ideal_distance")  # metrics whose differences are in the third digit
 
 PICTURES = {
     "text": "target prompt",
@@ -130,20 +130,23 @@ def markdown(table: Table, rows: Mapping[str, Mapping[str, Mapping[str, float]]]
     lines = ["| | " + " | ".join(table.columns.values()) + " |", "|---" * (len(table.columns) + 1) + "|"]
     for name, label in table.rows.items():
         if name in rows:
-            cells = [_interval(rows[name][metric]) if metric in rows[name] else NONE for metric in table.columns]
+            cells = [_interval(metric, rows[name]) for metric in table.columns]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _interval(estimate: Mapping[str, Any]) -> str:
-    return f"{_short(estimate['value'])} [{_short(estimate['low'])}, {_short(estimate['high'])}]"
+def _interval(metric: str, row: Mapping[str, Mapping[str, float]]) -> str:
+    if metric not in row:
+        return NONE
+    value, low, high = (_short(row[metric][key], 3 if metric in FINE else 2) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
-def _short(value: float) -> str:
-    """Two digits after the point, one from ten on; .87 for 0.87."""
+def _short(value: float, digits: int) -> str:
+    """So many digits after the point, one from ten on; .87 for 0.87."""
     if abs(value) >= 9.995:
         return f"{value:.1f}"
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}")
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,15 @@ def test_a_row_is_its_values_with_intervals_in_short() -> None:
     assert lines[2:] == ["| generated | .95 [.90, 1.00] | – | – | – | – | – | 27.0 [-.13, 10.0] |"]
 
 
+def test_what_differs_in_the_third_digit_has_three() -> None:
+    row = {"text": {"value": 0.8906, "low": 0.873, "high": 1.0, "n": 5}}
+    assert (
+        markdown(TABLES["palp-icons"], {"palp": row})
+        .splitlines()[2]
+        .startswith("| **PALP** | .891 [.873, 1.000] | – |")
+    )
+
+
 def test_what_stood_between_the_markers_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "base-icons.json").write_text(json.dumps({"rows": {"generated": ROW}}))
     table = markdown(TABLES["base-icons"], {"generated": ROW})
