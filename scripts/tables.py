@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
 NONE = "–"
+Rows: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 FINE = ("text", "ideal_distance")  # metrics whose differences are in the third digit
 
 PICTURES = {
@@ -31,7 +33,7 @@ class Table:
     """Some rows and metrics of a results file, by name, with what README calls them.
 
     Args:
-        columns: title by metric.
+        columns: title by metric of `rows`, or by "SECTION/METRIC" of another section, such as paired gains.
         rows: label by row; a row that the file does not have is left out.
     """
 
@@ -63,7 +65,11 @@ TABLES = {
         },
     ),
     "palp-icons": Table(
-        PICTURES,
+        {
+            **PICTURES,
+            "gains_over_subject/text": "target prompt, over the subject alone",
+            "gains_over_unguided/text": "over λ = 0",
+        },
         {
             "base": "base, class word",
             "subject": "subject alone",
@@ -114,28 +120,30 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
     """The text with every table that it has markers for as `results` has it now.
 
     Raises:
-        KeyError: markers of no table, or a row without one of the metrics.
+        KeyError: markers of no table.
     """
 
     def replaced(found: re.Match[str]) -> str:
         name = found[1]
-        rows = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["rows"]
-        return f"<!-- {name} -->\n{markdown(TABLES[name], rows)}\n<!-- /{name} -->"
+        content = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        return f"<!-- {name} -->\n{markdown(TABLES[name], content)}\n<!-- /{name} -->"
 
     return re.sub(r"<!-- (\S+) -->\n.*?<!-- /\1 -->", replaced, text, flags=re.DOTALL)
 
 
-def markdown(table: Table, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def markdown(table: Table, results: Mapping[str, Rows]) -> str:
     """The table with a line a row: value [low, high]."""
     lines = ["| | " + " | ".join(table.columns.values()) + " |", "|---" * (len(table.columns) + 1) + "|"]
     for name, label in table.rows.items():
-        if name in rows:
-            cells = [_interval(metric, rows[name]) for metric in table.columns]
+        if name in results["rows"]:
+            cells = [_interval(results, name, column) for column in table.columns]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _interval(metric: str, row: Mapping[str, Mapping[str, float]]) -> str:
+def _interval(results: Mapping[str, Rows], name: str, column: str) -> str:
+    section, _, metric = column.rpartition("/")
+    row = results[section or "rows"].get(name, {})
     if metric not in row:
         return NONE
     value, low, high = (_short(row[metric][key], 3 if metric in FINE else 2) for key in ("value", "low", "high"))
