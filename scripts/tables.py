@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from palp.evaluate.methods import METHODS
+from palp.evaluate.report import RENDERED_LABEL
+from palp.evaluate.study import RENDERED
+from palp.evaluate.sweep import GRID, row_name
+
 ROOT = Path(__file__).parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
 NONE = "–"
@@ -25,7 +30,7 @@ PICTURES = {
     "subject_on_photo": "subject, on a photo",
     "ideal_distance": "distance to the ideal",
 }
-PALP = "palp alpha={} beta={} guidance_weight={}"
+SYMBOLS = {"alpha": "α", "beta": "β", "guidance_weight": "λ", "gamma": "γ"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,12 @@ class Table:
 
     columns: Mapping[str, str]
     rows: Mapping[str, str]
+
+
+def _swept(name: str, setting: Mapping[str, float]) -> str:
+    """PALP, α = 15, β = 7.5, λ = .01"""
+    values = [f"{SYMBOLS[key]} = {f'{value:g}'.removeprefix('0')}" for key, value in setting.items()]
+    return ", ".join([METHODS[name].label, *values])
 
 
 TABLES = {
@@ -70,47 +81,13 @@ TABLES = {
             "gains_over_subject/text": "target prompt, over the subject alone",
             "gains_over_unguided/text": "over λ = 0",
         },
-        {
-            "base": "base, class word",
-            "subject": "subject alone",
-            "subject_early": "stopped half-way",
-            "subject_0.8": "× 0.8",
-            "subject_0.6": "× 0.6",
-            "unguided": "PALP's schedule, λ = 0",
-            "sds": "SDS",
-            "nfsd": "NFSD",
-            "palp_fresh_noise": "PALP, fresh noise",
-            "palp_no_rescale": "PALP, no rescaling",
-            "palp": "**PALP**",
-            "residual_palp": "residual, PALP's loss",
-            "residual_composed": "residual, composed",
-            "residual_regional": "residual, regional",
-            "residual_other": "residual, another prompt's",
-            "residual_mean": "residual, mean of prompts",
-            "transferred": "residual of other subjects",
-            "transferred_other": "of other subjects, another prompt's",
-            "transferred_mean": "of other subjects, mean of prompts",
-            "score_composition": "scores composed in sampling",
-            "region_composition": "regions composed in sampling",
-            "rendered": "the scene itself, rendered",
-        },
+        {**{name: method.label for name, method in METHODS.items()}, "palp": "**PALP**", RENDERED: RENDERED_LABEL},
     ),
     "palp-icons-sweep": Table(
         PICTURES,
         {
-            "unguided": "λ = 0",
-            PALP.format(15, 7.5, 0.01): "**PALP, α = 15, β = 7.5, λ = .01**",
-            PALP.format(15, 7.5, 0.03): "α = 15, β = 7.5, λ = .03",
-            PALP.format(15, 7.5, 0.1): "α = 15, β = 7.5, λ = .1",
-            PALP.format(7.5, 1, 0.03): "α = 7.5, β = 1, λ = .03",
-            PALP.format(4, 1, 0.1): "α = 4, β = 1, λ = .1",
-            **{
-                f"{rule} alpha=7.5 guidance_weight={weight}": f"{rule.upper()}, α = 7.5, λ = {weight:g}".replace(
-                    "0.", "."
-                )
-                for rule in ("sds", "nfsd")
-                for weight in (0.01, 0.03, 0.1)
-            },
+            "unguided": METHODS["unguided"].label,
+            **{row_name(name, setting): _swept(name, setting) for name, grid in GRID.items() for setting in grid},
         },
     ),
 }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -169,7 +169,9 @@ def test_measurements_are_of_pictures_that_are_done() -> None:
     "error", [UnknownSubjectError("cat"), QueueFullError(3, 1.5), NonFiniteLossError(4, 1), DrainingError()]
 )
 def test_errors_are_the_same_in_another_process(error: PalpError) -> None:
-    copy = pickle.loads(pickle.dumps(error))  # how Ray and multiprocessing send an error on
+    there, here = Pipe(duplex=False)
+    here.send(error)
+    copy = there.recv()
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 

@@ -18,7 +18,7 @@ from palp.evaluate.summary import curve, gains, on_the_way, summarise
 from palp.evaluate.sweep import sweep
 from palp.sheets import contact_sheet, save_png, to_images
 
-__all__ = ["SCALING", "Files", "run_sweep", "settings", "write_evaluation", "write_plane"]
+__all__ = ["RENDERED_LABEL", "SCALING", "Files", "run_sweep", "settings", "write_evaluation", "write_plane"]
 
 CONTROLS = ("subject", "unguided")  # gains are over these
 SCALING = ("subject", "subject_0.8", "subject_0.6", "base")  # the line that scaling the subject down draws

@@ -13,7 +13,7 @@ from palp.evaluate.results import Row
 from palp.evaluate.study import Study
 from palp.evaluate.summary import summarise
 
-__all__ = ["GRID", "choose", "read_choices", "sweep"]
+__all__ = ["GRID", "choose", "read_choices", "row_name", "sweep"]
 
 GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp and its rivals λ · α is 0.1 to 1.5
     "palp": (
@@ -47,7 +47,7 @@ def sweep(study: Study, methods: Collection[str]) -> tuple[dict[str, Row], dict[
     rows, chosen = dict(control), {}
     for name, candidates in ((name, GRID[name]) for name in GRID if name in methods):
         found = [_row(study, name, setting) for setting in candidates]
-        rows |= {_name(name, setting): row for setting, row in zip(candidates, found, strict=True)}
+        rows |= {row_name(name, setting): row for setting, row in zip(candidates, found, strict=True)}
         chosen[name] = candidates[choose(found, control["unguided"])]
     return rows, chosen
 
@@ -79,11 +79,12 @@ def read_choices(path: Path) -> Choices:
         raise InputError(f"{path} has no choices of a sweep: make it with palp-hyper evaluate --sweep") from error
 
 
+def row_name(method: str, setting: Mapping[str, float]) -> str:
+    """What the results call a method with a setting of the grid."""
+    return " ".join([method, *(f"{key}={value:g}" for key, value in setting.items())])
+
+
 def _row(study: Study, name: str, setting: Mapping[str, Any]) -> Row:
     candidate, method = study.with_choices({name: setting}), METHODS[name]
     candidate.train([method])
     return summarise(candidate, {name: candidate.scores(method)})[name]
-
-
-def _name(method: str, setting: Mapping[str, float]) -> str:
-    return " ".join([method, *(f"{key}={value:g}" for key, value in setting.items())])
