@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from hypernet.evaluate.rows import ROWS
 from palp.evaluate.methods import METHODS
 from palp.evaluate.report import RENDERED_LABEL
 from palp.evaluate.study import RENDERED
@@ -62,18 +63,7 @@ TABLES = {
     ),
     "hypernet-icons": Table(
         {"alignment": "alignment", "text": "text (second judge)", "subject": "likeness to the subject"},
-        {
-            "subject": "subject alone",
-            "subject_0.8": "subject × 0.8",
-            "subject_0.6": "subject × 0.6",
-            "mean": "corpus mean",
-            "neighbour": "nearest neighbour by text",
-            "other": "predicted for another prompt",
-            "multi_prompt": "one adapter for all prompts",
-            "predicted": "**predicted**",
-            "refined": "the same, 20 steps on",
-            "oracle": "the corpus' own adapter (oracle)",
-        },
+        {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
     ),
     "palp-icons": Table(
         {
