@@ -17,10 +17,12 @@ from palp.base import Base, sample
 from palp.compose import in_one_frame
 from palp.errors import InputError
 
-__all__ = ["Picture", "Sampling", "batches_of", "draw"]
+__all__ = ["Picture", "Sampling", "batch_size", "batches_of", "draw"]
 
 BATCH = 16
-"""Pictures in one call of the sampler."""
+"""Pictures in one call of the sampler, at least."""
+LATENTS = 16_384
+"""Cells of latents that a GPU is given at once: small pictures keep it busy only if they are many."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,20 @@ def draw(
     """
     for adapter in _distinct(pictures):
         adapter.check(base.fingerprint, base.sites())
-    batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    size = batch_size(base)
+    batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
     return torch.cat([_draw(base, batch, sampling, callback) for batch in batches])
 
 
-def batches_of(count: int) -> int:
+def batch_size(base: Base) -> int:
+    """Pictures in one call of the sampler, and adapters that one bank best trains for an evaluation."""
+    cells = math.prod(base.latent_shape[1:])
+    return BATCH if base.device.type == "cpu" else max(BATCH, LATENTS // cells)
+
+
+def batches_of(base: Base, count: int) -> int:
     """How many batches `draw` makes of so many pictures."""
-    return -(-count // BATCH)
+    return -(-count // batch_size(base))
 
 
 def _draw(

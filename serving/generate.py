@@ -157,7 +157,7 @@ def _draw(base: Base, request: Request, paths: list[Path], grid: Path | None) ->
     from serving.pictures import notes_of, save_grid
 
     planned = request.plan()
-    with steps_bar("drawing", request.sampling.steps * batches_of(len(planned))) as advance:
+    with steps_bar("drawing", request.sampling.steps * batches_of(base, len(planned))) as advance:
         images = to_images(draw(base, planned, request.sampling, advance))
     for image, path, facts in zip(images, paths, request.facts(), strict=True):
         save_png(image, path, notes_of(facts))

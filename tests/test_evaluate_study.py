@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import palp.evaluate.shelf as shelf_module
+from palp.adapter import Adapter
 from palp.base import Base
 from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import labels
 from palp.draw import Picture, draw
 from palp.errors import InputError
-from palp.evaluate.composition import draw_composed
+from palp.evaluate.composition import Composed, draw_composed
 from palp.evaluate.intervals import Estimate
 from palp.evaluate.methods import METHODS, choose_methods
 from palp.evaluate.metrics import PHOTO_METRICS, PROMPT_METRICS, Examiner
@@ -85,7 +87,7 @@ class Killed(Exception):
 def test_a_killed_training_goes_on_and_gives_the_same(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shelf_module, "SLOTS", 2)
+    monkeypatch.setattr("palp.draw.BATCH", 2)
     monkeypatch.setattr(shelf_module, "CHECKPOINT_S", 0.0)
     methods = choose_methods("subject,palp").values()
     whole, broken = study(base, tmp_path / "whole"), study(base, tmp_path / "broken")
@@ -155,6 +157,11 @@ def test_another_decoder_draws_anew(base: Base, tmp_path: Path) -> None:
     assert not np.array_equal(first, second)
 
 
+def asked_of(adapter: Adapter, prompts: Mapping[Prompt, str], *seeds: int) -> list[Composed]:
+    """One picture a seed."""
+    return [Composed(prompts, seed, adapter) for seed in seeds]
+
+
 def test_composed_scores_without_gamma_draw_the_personal_prompt(base: Base, tmp_path: Path) -> None:
     done = study(base, tmp_path)
     done.train([METHODS["subject"]])
@@ -164,17 +171,19 @@ def test_composed_scores_without_gamma_draw_the_personal_prompt(base: Base, tmp_
         "personal": photo_prompt(), "clean": clean_prompt(target, subject), "photo": photo_prompt(subject)
     }  # fmt: skip
     plain = draw(base, [Picture(photo_prompt(), seed, adapter) for seed in (0, 1)], done.sampling)
-    composed = draw_composed(base, adapter, prompts, (0, 1), "composed", 0.0, done.sampling)
+    composed = draw_composed(base, asked_of(adapter, prompts, 0, 1), "composed", 0.0, done.sampling)
     torch.testing.assert_close(composed, plain, rtol=1e-3, atol=1e-3)
-    moved = draw_composed(base, adapter, prompts, (0, 1), "composed", 1.5, done.sampling)
+    moved = draw_composed(base, asked_of(adapter, prompts, 0, 1), "composed", 1.5, done.sampling)
     assert not torch.allclose(moved, plain, atol=1e-2)
     y: dict[Prompt, str] = {**prompts, "target": target_prompt(target)}
     at_y = draw(base, [Picture(y["target"], seed, adapter) for seed in (0, 1)], done.sampling)
-    unmoved, regional = (draw_composed(base, adapter, y, (0, 1), "regional", g, done.sampling) for g in (0.0, 1.0))
+    unmoved, regional = (
+        draw_composed(base, asked_of(adapter, y, 0, 1), "regional", g, done.sampling) for g in (0.0, 1.0)
+    )
     torch.testing.assert_close(unmoved, at_y, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(regional, at_y, atol=1e-2)
     with pytest.raises(InputError, match="'palp' has no target to sample with"):
-        draw_composed(base, adapter, prompts, (0, 1), "palp", 1.5, done.sampling)
+        draw_composed(base, asked_of(adapter, prompts, 0, 1), "palp", 1.5, done.sampling)
 
 
 def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> None:
@@ -207,8 +216,13 @@ def test_one_guided_step_is_the_written_equation(base: Base, tmp_path: Path) -> 
         expected = sample(base, text, text, (3, 4), steps=done.sampling.steps, guide=slowly)
     finally:
         bank.detach()
-    composed = draw_composed(base, adapter, prompts, (3, 4), "composed", 0.7, done.sampling)
+    composed = draw_composed(base, asked_of(adapter, prompts, 3, 4), "composed", 0.7, done.sampling)
     torch.testing.assert_close(composed, expected, rtol=1e-3, atol=1e-3)
+    other = done.shelf.adapter(METHODS["subject"].plan(_cell(done, 1)).parts[0][0])
+    mixed = [*asked_of(other, prompts, 3), *asked_of(adapter, prompts, 4)]
+    together = draw_composed(base, mixed, "composed", 0.7, done.sampling)
+    torch.testing.assert_close(together[1], expected[1], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(together[0], expected[0], atol=1e-2)
 
 
 def test_metrics_are_what_they_say(base: Base, tmp_path: Path) -> None:
@@ -275,10 +289,10 @@ def test_choices_are_read_from_a_sweep_and_nothing_else(tmp_path: Path) -> None:
         read_choices(path)
 
 
-def _cell(of: Study) -> Any:
+def _cell(of: Study, subject: int = 0) -> Any:
     from palp.evaluate.methods import Cell
 
-    return Cell(of.protocol.subjects[0], of.protocol.targets[0], of.protocol, {})
+    return Cell(of.protocol.subjects[subject], of.protocol.targets[0], of.protocol, {})
 
 
 def _words(scene: Scene) -> tuple[str, str, str, str]:

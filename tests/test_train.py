@@ -56,6 +56,15 @@ def test_jobs_together_are_as_jobs_alone(base: Base, form: str) -> None:
         assert adapter.metadata == alone.metadata
 
 
+def test_a_job_with_guidance_of_its_own_is_as_one_with_these_settings(base: Base) -> None:
+    own = replace(joint(base), guidance=(("alpha", 3.0), ("guidance_weight", 0.5)))
+    together = trained(base, [joint(base), own], settings()).adapters()[1]
+    (alone,) = trained(base, [joint(base)], settings(alpha=3.0, guidance_weight=0.5)).adapters()
+    for name, tensor in tensors_of(alone).items():
+        torch.testing.assert_close(tensors_of(together)[name], tensor, **ALONE, msg=name)
+    assert together.metadata == alone.metadata
+
+
 def test_draws_depend_on_seed_and_step_alone(base: Base) -> None:
     jobs = [joint(base, 3), joint(base, 5)]
     both = Pictures(jobs, base.schedule, settings(batch=4))
@@ -306,6 +315,10 @@ def test_refused(base: Base) -> None:
         joint(base, rule="dds")
     with pytest.raises(InputError, match="0 or above"):
         replace(joint(base), seed=-1)
+    with pytest.raises(InputError, match="'rank' of job 'job' is no setting of its own"):
+        replace(joint(base), guidance=(("rank", 4.0),))
+    with pytest.raises(InputError, match="alpha is nan"):
+        trained(base, [replace(joint(base), guidance=(("alpha", float("nan")),))], settings())
     with pytest.raises(InputError, match="1 with an adapter"):
         replace(joint(base), subjects=(*joint(base).subjects, *residual(base, subjects=1).subjects))
     with pytest.raises(InputError, match="float16"):

@@ -27,7 +27,7 @@ class Twin:
     """One sample of one job, by the formulas; the student's weights are merged."""
 
     def __init__(self, trainer: Trainer, slot: int, subject: int) -> None:
-        self.base, self.how = trainer.base, trainer.settings
+        self.base, self.how = trainer.base, trainer.jobs[slot].settings(trainer.settings)
         job, adapter = trainer.jobs[slot], trainer.adapters()[slot]
         member = job.subjects[subject]
         words = member.adapter.placeholders if member.adapter else adapter.placeholders
@@ -127,6 +127,8 @@ def check(trainer: Trainer) -> None:
 @pytest.mark.parametrize("kind", ["sd1", "sd2-v", "sdxl"])
 def test_joint_rules_side_by_side(kind: Kind) -> None:
     jobs = [joint(tiny_base(kind), seed, rule) for seed, rule in enumerate(JOINT_RULES)]
+    jobs.append(replace(jobs[0], guidance=(("alpha", 2.0), ("guidance_weight", 0.7))))
+    jobs.append(replace(jobs[0], guidance=(("guidance_weight", 0.0),)))
     how = settings(prior_weight=0.5, min_snr=3.0, t_max=0.9, guidance_weight=0.3)
     check(with_random_bank(tiny_base(kind), jobs, how))
 
@@ -134,6 +136,7 @@ def test_joint_rules_side_by_side(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", ["sd1", "sd2-v"])
 def test_residual_rules_with_several_subjects(kind: Kind) -> None:
     jobs = [residual(tiny_base(kind), seed, rule, subjects=3) for seed, rule in enumerate(("composed", "palp"))]
+    jobs.append(replace(jobs[0], guidance=(("gamma", 0.5),)))
     how = settings(batch=4, prior_weight=0.5, t_max=0.9, guidance_weight=0.3)
     check(with_random_bank(tiny_base(kind), jobs, how))
 

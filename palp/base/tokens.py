@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class PromptEncoder:
         """The encoder's own output on `prompts`, differentiable in the placeholders."""
         batch = self.tokenise(prompts, placeholders)
         wants_mask = getattr(self.model.config, "use_attention_mask", False)
-        with _embeddings_replaced(self.embedding, batch):
+        with embeddings_replaced(self.embedding, batch):
             return self.model(
                 batch.ids,
                 attention_mask=batch.mask if wants_mask else None,
@@ -144,11 +145,16 @@ class PromptEncoder:
         return vectors
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return list(_ids(self.tokenizer, text))
+
+
+@lru_cache(maxsize=4096)  # a training asks for the same prompts at every step
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 @contextmanager
-def _embeddings_replaced(table: nn.Embedding, batch: TokenBatch) -> Iterator[None]:
+def embeddings_replaced(table: nn.Embedding, batch: TokenBatch) -> Iterator[None]:
     """Within, `table` answers with the vectors of `batch` at their places."""
 
     def replace(module: nn.Module, inputs: object, output: Tensor) -> Tensor:

@@ -12,23 +12,33 @@ from torch import Tensor
 from palp.adapter import Adapter
 from palp.bank import AdapterBank
 from palp.base import Base, TextState, sample
+from palp.compose import in_one_frame
 from palp.draw import Sampling
 from palp.errors import InputError
 from palp.guidance import Prompt, find_rule
 
-__all__ = ["draw_composed"]
+__all__ = ["Composed", "draw_composed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """What to draw.
+
+    Args:
+        prompts: those that the rule asks for.
+        seed: of its noise.
+        adapter: S.
+    """
+
+    prompts: Mapping[Prompt, str]
+    seed: int
+    adapter: Adapter
 
 
 def draw_composed(
-    base: Base,
-    adapter: Adapter,
-    prompts: Mapping[Prompt, str],
-    seeds: Sequence[int],
-    rule: str,
-    gamma: float,
-    sampling: Sampling,
-) -> Float[Tensor, "seeds 3 H W"]:
-    """Sample with a rule's target in place of a model's prediction, at more than twice the cost.
+    base: Base, pictures: Sequence[Composed], rule: str, gamma: float, sampling: Sampling
+) -> Float[Tensor, "pictures 3 H W"]:
+    """Sample with a rule's target in place of a model's prediction, at more than twice the cost, in one batch.
 
     v = n + w (target(x_t, t; γ) − n),    n = v_S(∅)
 
@@ -36,9 +46,7 @@ def draw_composed(
     target. At γ = 0 "composed" draws y_P with S, and "regional" y.
 
     Args:
-        adapter: S.
-        prompts: those that the rule asks for.
-        seeds: one a picture.
+        pictures: at least one; all have prompts of the same names.
         rule: of the residual form.
         sampling: steps, w, scheduler.
 
@@ -48,42 +56,51 @@ def draw_composed(
     target = find_rule(rule).target
     if target is None:
         raise InputError(f"the rule {rule!r} has no target to sample with: choose one of the residual form")
-    bank = AdapterBank(base.unet, adapter.spec, 1)
-    bank.write(0, adapter)
-    with torch.no_grad():
-        texts = base.encode_prompts(["", *prompts.values()], adapter.placeholders)
-    models = _Frozen(base, bank, {name: texts[[row]] for row, name in enumerate(("null", *prompts))})
+    models = _frozen(base, pictures)
 
     def guide(x_t: Float[Tensor, "rows c h w"], t: Int[Tensor, "rows"]) -> Float[Tensor, "rows c h w"]:
         (null,) = models.teacher(x_t, t, "null")
         return null + sampling.guidance * (target(x_t, t, models, gamma) - null)
 
-    bank.attach()
+    null, seeds = models.texts["null"], [picture.seed for picture in pictures]
+    models.bank.attach()
     try:
-        return sample(
-            base, texts[:1], texts[:1], seeds, steps=sampling.steps, scheduler=sampling.scheduler, guide=guide
-        ).cpu()
+        return sample(base, null, null, seeds, steps=sampling.steps, scheduler=sampling.scheduler, guide=guide).cpu()
     finally:
-        bank.detach()
+        models.bank.detach()
+
+
+def _frozen(base: Base, pictures: Sequence[Composed]) -> _Frozen:
+    adapters = list(dict.fromkeys(picture.adapter for picture in pictures))
+    framed = in_one_frame(adapters)
+    bank = AdapterBank(base.unet, framed[0].spec, len(framed))
+    for slot, adapter in enumerate(framed):
+        bank.write(slot, adapter)
+    words = [picture.adapter.placeholders for picture in pictures]
+    with torch.no_grad():
+        texts = {name: base.encode_prompts([p.prompts[name] for p in pictures], words) for name in pictures[0].prompts}
+        texts["null"] = base.encode_prompts([""]).repeat(len(pictures))
+    return _Frozen(base, bank, torch.tensor([adapters.index(p.adapter) for p in pictures]), texts)
 
 
 @dataclass(frozen=True, eq=False)
 class _Frozen:
-    """The base and the subject's model as a target asks them, in native form: a target's weights sum to one."""
+    """The base and each row's subject model as a target asks them, in native form: a target's weights sum to one."""
 
     model: Base
     bank: AdapterBank
+    slots: Int[Tensor, "rows"]
     texts: Mapping[Prompt, TextState]
 
     def base(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
         """Without the adapter."""
         n = len(prompts)
-        text = TextState.cat([self.texts[prompt].repeat(len(x_t)) for prompt in prompts])
+        text = TextState.cat([self.texts[prompt] for prompt in prompts])
         return self.model.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), text).chunk(n)
 
     def teacher(self, x_t: Tensor, t: Tensor, *prompts: Prompt) -> tuple[Tensor, ...]:
         """With it."""
-        with self.bank.route(torch.zeros(len(prompts) * len(x_t), dtype=torch.long)):
+        with self.bank.route(self.slots.repeat(len(prompts))):
             return self.base(x_t, t, *prompts)
 
     student = teacher  # nothing is in training

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,8 +18,8 @@ from palp.adapter import Adapter
 from palp.atomic import atomic_write
 from palp.base.fingerprint import weights_fingerprint
 from palp.compose import compose
-from palp.draw import BATCH, Picture, Sampling, draw
-from palp.evaluate.composition import draw_composed
+from palp.draw import Picture, Sampling, batch_size, draw
+from palp.evaluate.composition import Composed, draw_composed
 from palp.evaluate.methods import Plan
 from palp.evaluate.shelf import Bar, Shelf
 from palp.guidance import Prompt
@@ -58,7 +57,7 @@ class Gallery:
         if not missing:
             return
         with self._bar(f"drawing {title}") as report:
-            for batch in _batches(missing):
+            for batch in _batches(missing, batch_size(self._shelf.base)):
                 pictures = self._draw(batch).split([len(shot.seeds) for shot in batch])
                 for shot, rows in zip(batch, pictures, strict=True):
                     content = save({"pictures": _to_bytes(rows).contiguous()})
@@ -79,18 +78,20 @@ class Gallery:
 
     def _draw(self, shots: Sequence[Shot]) -> Float[Tensor, "pictures 3 H W"]:
         if shots[0].asked is not None:
-            return torch.cat([self._draw_composed(shot) for shot in shots])
+            return self._draw_composed(shots)
         adapters = _adapters(self._shelf, [shot.plan for shot in shots])
         rows = [Picture(shot.prompt, seed, adapters[shot.plan]) for shot in shots for seed in shot.seeds]
         return draw(self._shelf.base, rows, self._sampling)
 
-    def _draw_composed(self, shot: Shot) -> Float[Tensor, "seeds 3 H W"]:
-        assert shot.asked is not None
-        assert shot.plan.composition is not None
-        adapter = _adapters(self._shelf, [shot.plan])[shot.plan]
-        assert adapter is not None
-        rule, gamma = shot.plan.composition
-        return draw_composed(self._shelf.base, adapter, dict(shot.asked), shot.seeds, rule, gamma, self._sampling)
+    def _draw_composed(self, shots: Sequence[Shot]) -> Float[Tensor, "pictures 3 H W"]:
+        composition, adapters = shots[0].plan.composition, _adapters(self._shelf, [shot.plan for shot in shots])
+        assert composition is not None
+        rows = []
+        for shot in shots:
+            adapter = adapters[shot.plan]
+            assert adapter is not None
+            rows += [Composed(dict(shot.asked or ()), seed, adapter) for seed in shot.seeds]
+        return draw_composed(self._shelf.base, rows, *composition, self._sampling)
 
 
 def _adapters(shelf: Shelf, plans: Sequence[Plan]) -> dict[Plan, Adapter | None]:
@@ -101,15 +102,15 @@ def _adapters(shelf: Shelf, plans: Sequence[Plan]) -> dict[Plan, Adapter | None]
     }
 
 
-def _batches(shots: Sequence[Shot]) -> list[list[Shot]]:
+def _batches(shots: Sequence[Shot], size: int) -> list[list[Shot]]:
     """Shots for one call of the sampler, of one kind; pictures of a batch need not have one adapter."""
     batches: list[list[Shot]] = []
     for shot in shots:
         last = batches[-1] if batches else None
         fits = (
             last is not None
-            and (last[0].asked is None) == (shot.asked is None)
-            and sum(len(other.seeds) for other in last) + len(shot.seeds) <= BATCH
+            and last[0].plan.composition == shot.plan.composition
+            and sum(len(other.seeds) for other in last) + len(shot.seeds) <= size
         )
         if fits:
             batches[-1].append(shot)

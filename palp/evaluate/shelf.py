@@ -7,26 +7,27 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from palp.adapter import Adapter
 from palp.base import Base
+from palp.draw import batch_size
 from palp.errors import InputError
 from palp.evaluate.methods import Need, subject_need
 from palp.evaluate.protocol import learnable, target_prompt
 from palp.learn import Report
 from palp.recipes import Form, recipe
 from palp.subjects import Subject
-from palp.train import Job, Trainer, TrainSettings, joint_job, residual_job
+from palp.train import GUIDANCE, Job, Trainer, TrainSettings, joint_job, residual_job
 
 __all__ = ["Bar", "Shelf"]
 
 Bar: TypeAlias = Callable[[str], AbstractContextManager[Report]]
 """Opens a progress bar with a title."""
 
-SLOTS = 16  # adapters trained at once
-CHECKPOINT_S = 30.0  # seconds of work that a kill may cost
+CHECKPOINT_S = 60.0  # seconds of work that a kill may cost
 SEEDS = {"subject": 0, "joint": 1, "residual": 2}  # by form: all jobs of a form share first weights and draws …
 SEED_STRIDE = 100  # … but for needs of another seed
 
@@ -81,15 +82,21 @@ class Shelf:
         """Settings of each form, before a need's changes."""
         return {form: recipe(self.base.name, form, self._sizes).to_mapping() for form in get_args(Form)}
 
+    def _shared(self, need: Need) -> TrainSettings:
+        """The same without what a job has of its own: trainings that differ in nothing else share a bank."""
+        shared = {name: value for name, value in need.changes if name not in GUIDANCE}
+        return recipe(self.base.name, need.form, {**self._sizes, **shared})
+
     def stop(self, need: Need) -> int:
         """Steps after which the adapter is taken."""
         return max(1, round(need.share * self.settings(need).steps))
 
     def job(self, need: Need) -> Job:
-        """What the need is to the trainer; needs that differ in `share` or `changes` have equal jobs."""
-        key = Need(need.form, need.rule, need.subjects, need.target, seed=need.seed)
+        """What the need is to the trainer; needs that differ in `share`, or in what a bank shares, have equal jobs."""
+        guidance = tuple((name, float(value)) for name, value in need.changes if name in GUIDANCE)
+        key = Need(need.form, need.rule, need.subjects, need.target, changes=guidance, seed=need.seed)
         if key not in self._jobs:
-            self._jobs[key] = self._make_job(key)
+            self._jobs[key] = replace(self._make_job(key), guidance=guidance)
         return self._jobs[key]
 
     def _make_job(self, need: Need) -> Job:
@@ -116,9 +123,10 @@ class Shelf:
     def _train_missing(self, missing: Sequence[Need]) -> None:
         groups: dict[str, dict[Job, list[Need]]] = {}
         for need in missing:
-            kind = json.dumps([need.form == "residual", self.settings(need).to_mapping()])
+            kind = json.dumps([need.form == "residual", self._shared(need).to_mapping()])
             groups.setdefault(kind, {}).setdefault(self.job(need), []).append(need)
-        chunks = [part for group in groups.values() for part in _chunks(list(group.values()))]
+        size = batch_size(self.base)
+        chunks = [part for group in groups.values() for part in _chunks(list(group.values()), size)]
         for number, chunk in enumerate(chunks, start=1):
             rules = ", ".join(dict.fromkeys(need.rule for needs in chunk for need in needs))
             with self._bar(f"{chunk[0][0].form} adapters ({rules}), bank {number} of {len(chunks)}") as report:
@@ -126,7 +134,7 @@ class Shelf:
 
     def _train(self, rows: Sequence[Sequence[Need]], report: Report) -> None:
         """One bank: a row of needs a slot, which are one training taken at several steps, and end with the last."""
-        trainer = Trainer(self.base, [self.job(needs[0]) for needs in rows], self.settings(rows[0][0]))
+        trainer = Trainer(self.base, [self.job(needs[0]) for needs in rows], self._shared(rows[0][0]))
         unfinished = self._folder / "unfinished-bank.safetensors"
         if unfinished.is_file():
             try:
@@ -147,13 +155,13 @@ class Shelf:
         """Save the adapters that are to be taken now, but for failed ones; end the slots that have none left."""
         due = [(slot, need) for slot, needs in enumerate(rows) for need in needs if self.stop(need) == done]
         if due:
-            adapters, failed = trainer.adapters(), trainer.failed_at.tolist()
+            failed = trainer.failed_at.tolist()
             for slot, need in due:
                 if failed[slot] < 0:
-                    adapters[slot].save(self.path(need))
+                    trainer.adapter(slot).save(self.path(need))
                     if done == max(self.stop(other) for other in rows[slot]):
                         trainer.stop(slot)
 
 
-def _chunks(rows: list[list[Need]]) -> list[list[list[Need]]]:
-    return [rows[start : start + SLOTS] for start in range(0, len(rows), SLOTS)]
+def _chunks(rows: list[list[Need]], size: int) -> list[list[list[Need]]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

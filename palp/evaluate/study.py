@@ -17,7 +17,7 @@ from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import AttributeJudge, SmallCLIP
 from palp.draw import Sampling
 from palp.evaluate.drawing import Gallery, Shot
-from palp.evaluate.methods import Cell, Choices, Method, Plan, stopped
+from palp.evaluate.methods import Cell, Choices, Method, Need, Plan, stopped
 from palp.evaluate.metrics import PHOTO_METRICS, PROMPT_METRICS, Examiner, Scores
 from palp.evaluate.protocol import Protocol, clean_prompt, photo_prompt, renders, target_prompt
 from palp.evaluate.shelf import Bar, Shelf
@@ -78,9 +78,13 @@ class Study:
 
     def train(self, methods: Iterable[Method], on_the_way: Iterable[tuple[Method, float]] = ()) -> None:
         """Train all that the methods need; `on_the_way` also takes adapters after a share of their training."""
+        self.shelf.fill(self.needs(methods, on_the_way))
+
+    def needs(self, methods: Iterable[Method], on_the_way: Iterable[tuple[Method, float]] = ()) -> list[Need]:
+        """Every adapter that the methods draw with."""
         wanted = [*((method, 1.0) for method in methods), *on_the_way]
         plans = [self._plan(method, *pair, share) for method, share in wanted for pair in self._pairs()]
-        self.shelf.fill(need for plan in plans for need, _ in plan.parts)
+        return [need for plan in plans for need, _ in plan.parts]
 
     def scores(self, method: Method, share: float = 1.0) -> Scores:
         """Every metric of every picture, by subject, then target, then seed; draws what is missing."""

@@ -42,7 +42,14 @@ def sweep(study: Study, methods: Collection[str]) -> tuple[dict[str, Row], dict[
     """
     if not GRID.keys() & methods:
         raise InputError(f"none of {', '.join(methods)} has settings to sweep: name some of {', '.join(GRID)}")
-    study.train([METHODS["unguided"]])
+    needs = [
+        need
+        for name in GRID
+        if name in methods
+        for setting in GRID[name]
+        for need in study.with_choices({name: setting}).needs([METHODS[name]])
+    ]
+    study.shelf.fill([*study.needs([METHODS["unguided"]]), *needs])  # all at once: settings of guidance share a bank
     control = summarise(study, {"unguided": study.scores(METHODS["unguided"])})
     rows, chosen = dict(control), {}
     for name, candidates in ((name, GRID[name]) for name in GRID if name in methods):
@@ -85,6 +92,5 @@ def row_name(method: str, setting: Mapping[str, float]) -> str:
 
 
 def _row(study: Study, name: str, setting: Mapping[str, Any]) -> Row:
-    candidate, method = study.with_choices({name: setting}), METHODS[name]
-    candidate.train([method])
-    return summarise(candidate, {name: candidate.scores(method)})[name]
+    candidate = study.with_choices({name: setting})
+    return summarise(candidate, {name: candidate.scores(METHODS[name])})[name]

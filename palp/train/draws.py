@@ -50,19 +50,23 @@ class Pictures:
 
     def draw(self, steps: Sequence[int]) -> Batch:
         """The batch of a step of each job, the same whenever it is drawn and whatever the other jobs are."""
-        rows = [self._draw_job(number, job, steps[number]) for number, job in enumerate(self._jobs)]
-        picture, t, noise, fresh = (np.concatenate(part) for part in zip(*rows, strict=True))
+        keys = [(job.seed, job.pictures, step) for job, step in zip(self._jobs, steps, strict=True)]
+        row_of = {key: row for row, key in enumerate(dict.fromkeys(keys))}  # jobs of one seed and phase draw alike
+        picture, t, noise, fresh = (np.concatenate(part) for part in zip(*map(self._draw, row_of), strict=True))
+        rows = np.concatenate([row_of[key] * self._batch + np.arange(self._batch) for key in keys])
+        picture = picture[rows] + self._first[:-1].repeat(self._batch)
+        index = torch.from_numpy(rows).to(self._device)
         return Batch(
             torch.from_numpy(self._subject_of[picture]),
             self._latents[torch.from_numpy(self._picture_of[picture]).to(self._device)],
-            torch.from_numpy(noise).to(self._device),
-            torch.from_numpy(fresh).to(self._device),
-            torch.from_numpy(t).to(self._device),
+            *(torch.from_numpy(part).to(self._device)[index] for part in (noise, fresh, t)),
         )
 
-    def _draw_job(self, number: int, job: Job, step: int) -> tuple[np.ndarray, ...]:
-        random = np.random.default_rng([job.seed, step])
-        picture = self._first[number] + random.integers(job.pictures, size=self._batch)
+    def _draw(self, key: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
+        """Numbers of pictures, timesteps and noise, from a seed, how many pictures there are, and the step."""
+        seed, pictures, step = key
+        random = np.random.default_rng([seed, step])
+        picture = random.integers(pictures, size=self._batch)
         t = random.integers(*self._t_range, size=self._batch)
         shape = (self._batch, *self._latents.shape[1:])
         noise, fresh = (random.standard_normal(shape, dtype=np.float32) for _ in range(2))

@@ -18,7 +18,10 @@ from palp.prompts import Prompts, make_prompts
 from palp.subjects import Subject, encode_pictures
 from palp.train.settings import TrainSettings
 
-__all__ = ["Job", "JobSubject", "joint_job", "residual_job"]
+__all__ = ["GUIDANCE", "Job", "JobSubject", "joint_job", "residual_job"]
+
+GUIDANCE = ("guidance_weight", "alpha", "beta", "gamma")
+"""Settings that a job may have of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,7 @@ class Job:
         rule: name of a guidance rule.
         seed: of A, pictures, timesteps and noise; two jobs of one seed share them all.
         name: for logs and the adapter's metadata.
+        guidance: settings of `GUIDANCE` over those of the trainer, so that one bank compares several.
 
     Raises:
         InputError: no subjects, a part of them with adapters, or a rule that needs them without.
@@ -61,6 +65,7 @@ class Job:
     rule: str = "palp"
     seed: int = 0
     name: str = "job"
+    guidance: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         with_adapter = sum(subject.adapter is not None for subject in self.subjects)
@@ -74,6 +79,8 @@ class Job:
                 f"the rule {self.rule!r} of job {self.name!r} works on a frozen subject adapter: "
                 "give each subject its adapter"
             )
+        if odd := [name for name, _ in self.guidance if name not in GUIDANCE]:
+            raise InputError(f"{odd[0]!r} of job {self.name!r} is no setting of its own: choose {', '.join(GUIDANCE)}")
         if self.seed < 0:
             raise InputError(f"the seed of job {self.name!r} is {self.seed}, and must be 0 or above")
 
@@ -90,7 +97,7 @@ class Job:
     @property
     def content_hash(self) -> str:
         """sha256 over everything that its result depends on, but for the base and the settings."""
-        digest = hashlib.sha256(json.dumps([self.rule, self.seed]).encode())
+        digest = hashlib.sha256(json.dumps([self.rule, self.seed, *self.guidance]).encode())
         for subject in self.subjects:
             words = [*vars(subject.prompts).values(), subject.placeholder, subject.class_word]
             digest.update(json.dumps([words, len(subject.latents)]).encode())
@@ -98,6 +105,10 @@ class Job:
             for name, tensor in _adapter_tensors(subject.adapter):
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    def settings(self, shared: TrainSettings) -> TrainSettings:
+        """The trainer's settings with the job's own over them."""
+        return TrainSettings.from_mapping({**shared.to_mapping(), **dict(self.guidance)})
 
     def describe(self, steps: int, settings: TrainSettings) -> dict[str, str]:
         """Metadata of its adapter after so many steps."""
@@ -115,7 +126,7 @@ class Job:
             "rule": self.rule,
             "seed": str(self.seed),
             "steps": str(steps),
-            "settings": json.dumps(settings.to_mapping()),
+            "settings": json.dumps(self.settings(settings).to_mapping()),
         }
 
 

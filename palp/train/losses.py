@@ -33,9 +33,10 @@ class Losses:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """A rule and the samples that it is for; None is all of them."""
+    """A rule with its settings, and the samples that it is for; None is all of them."""
 
     rule: Rule
+    settings: TrainSettings
     rows: Int[Tensor, "some"] | None
 
 
@@ -50,10 +51,11 @@ class Objective:
 
     def __init__(self, base: Base, jobs: Sequence[Job], settings: TrainSettings) -> None:
         self._base, self._jobs, self._settings = base, jobs, settings
-        self._groups = _groups(jobs, settings.batch)
+        self._groups = _groups(jobs, settings)
         reconstructs = torch.tensor([find_rule(job.rule).reconstructs for job in jobs], device=base.device)
         self._reconstructs = reconstructs.repeat_interleave(settings.batch)
-        self._weight = torch.where(self._reconstructs, settings.guidance_weight, 1.0)
+        weights = torch.tensor([job.settings(settings).guidance_weight for job in jobs], device=base.device)
+        self._weight = weights.repeat_interleave(settings.batch).where(self._reconstructs, 1.0)
 
     @contextmanager
     def __call__(self, batch: Batch, denoisers: BankDenoisers) -> Iterator[Losses]:
@@ -90,9 +92,9 @@ class Objective:
         """Each sample's loss by its job's rule, one rule after the other."""
         total = torch.zeros(len(draw.t), device=draw.pred.device)
         for group in self._groups:
-            if group.rule.reconstructs and self._settings.guidance_weight == 0:
+            if group.rule.reconstructs and group.settings.guidance_weight == 0:
                 continue
-            loss = group.rule.loss(draw.rows(group.rows), denoisers.rows(group.rows), self._settings)
+            loss = group.rule.loss(draw.rows(group.rows), denoisers.rows(group.rows), group.settings)
             total = loss if group.rows is None else total.index_copy(0, group.rows.to(total.device), loss)
         return total
 
@@ -126,11 +128,17 @@ def draw_of(schedule: NoiseSchedule, batch: Batch, x_t: Tensor, native: Tensor) 
     )
 
 
-def _groups(jobs: Sequence[Job], batch: int) -> list[Group]:
-    names = sorted({job.rule for job in jobs})
-    if len(names) == 1:
-        return [Group(find_rule(names[0]), None)]
-    row_rules = [job.rule for job in jobs for _ in range(batch)]
+def _groups(jobs: Sequence[Job], settings: TrainSettings) -> list[Group]:
+    kinds = [(job.rule, job.guidance) for job in jobs]
+    of_kind = {(job.rule, job.guidance): job for job in jobs}
+    if len(of_kind) == 1:
+        return [Group(find_rule(jobs[0].rule), jobs[0].settings(settings), None)]
+    of_row = [kind for kind in kinds for _ in range(settings.batch)]
     return [
-        Group(find_rule(name), torch.tensor([i for i, rule in enumerate(row_rules) if rule == name])) for name in names
+        Group(
+            find_rule(of_kind[kind].rule),
+            of_kind[kind].settings(settings),
+            torch.tensor([row for row, other in enumerate(of_row) if other == kind]),
+        )
+        for kind in sorted(of_kind)
     ]

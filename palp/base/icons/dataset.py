@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from palp.base.icons.codec import LATENT_SIDE
 from palp.base.icons.grammar import Scene, random_scene
-from palp.base.icons.guise import disguised
+from palp.base.icons.guise import catalogue, disguised
 from palp.base.icons.places import SIZE
 from palp.base.icons.render import Layout, foreground, render
 
@@ -22,11 +22,15 @@ CHUNK = 1000  # pictures in one file: the unit of resuming and of sharing work b
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered scene: picture `[128, 128, 3]` and the share of foreground in every latent cell `[8, 8]`."""
+    """A rendered scene: picture `[128, 128, 3]` and the share of foreground in every latent cell `[8, 8]`.
+
+    `name` is the number of its subject's guise, or -1.
+    """
 
     scene: Scene
     picture: NDArray[np.uint8]
     cover: NDArray[np.float32]
+    name: int
 
 
 def render_example(
@@ -38,16 +42,17 @@ def render_example(
     """
     rng = np.random.default_rng(seed)
     scene = scene or random_scene(rng, simple=simple, held_out=held_out)
-    guise = None
+    name, guise = -1, None
     if guises and rng.random() < guises:
-        scene, guise = disguised(scene, rng)
+        scene, name = disguised(scene, rng)
+        guise = catalogue()[name][1]
     layout = Layout.random(rng, scene.companion is not None)
     if guise is not None or rng.random() < LOOSE:
         layout = layout.loosened(rng)
     cell = SIZE // LATENT_SIDE
     mask = foreground(layout, scene.companion is not None)
     cover = mask.reshape(LATENT_SIDE, cell, LATENT_SIDE, cell).mean(axis=(1, 3))
-    return Example(scene, render(scene, rng, layout, guise), cover)
+    return Example(scene, render(scene, rng, layout, guise), cover, name)
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
@@ -66,6 +71,7 @@ def render_chunk(folder: Path, index: int, simple: float, guises: float) -> Path
         partial,
         pictures=np.stack([example.picture for example in examples]),
         cover=np.stack([example.cover for example in examples]).astype(np.float16),
+        names=np.array([example.name for example in examples], np.int32),
         scenes=np.array(json.dumps([asdict(example.scene) for example in examples])),
     )
     partial.replace(path)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from palp.base.icons.architecture import build_scheduler, build_text_encoder, build_unet
 from palp.base.icons.checkpoint import autocast, channels_last, follow, load_training, save_training
-from palp.base.icons.codec import CHANNELS, LATENT_SIDE
+from palp.base.icons.names import Names
 from palp.base.icons.optimizer import MuonAdamW
 from palp.base.schedule import NoiseSchedule
+from palp.base.tokens import embeddings_replaced
 from palp.errors import InputError, NonFiniteLossError
 
 
@@ -33,7 +35,7 @@ class DenoiserSettings:
     decay: float = 0.35  # share of the training, at its end, in which the rate falls to nothing
     noisy: float = 2.0  # times are drawn as u ** (1 / noisy) of the way to noise: shape is decided there
     drop_caption: float = 0.1  # probability of training without the caption
-    foreground: float = 6.0  # extra weight of cells that the subject covers
+    foreground: float = 4.0  # extra weight of cells that the subject covers
     coarse: float = 1.2  # exponent of a channel's deviation in its weight: coarse channels, of shape, count most
     ema_pictures: float = 16_000.0  # horizon of the weights' moving average, at most a tenth of what was seen
     seed: int = 0
@@ -47,6 +49,10 @@ class LatentSet:
     cover: Tensor
     tokens: Tensor
     no_caption: Tensor
+
+    def to(self, device: torch.device) -> LatentSet:
+        """All of it on a device."""
+        return LatentSet(*(tensor.to(device) for tensor in (self.latents, self.cover, self.tokens, self.no_caption)))
 
 
 def denoising_loss(
@@ -69,14 +75,18 @@ def denoising_loss(
 
 
 class DenoiserTraining:
-    """Denoiser and text encoder in training, with moving averages; everything resumes from one file."""
+    """Denoiser, text encoder and names in training, with moving averages; everything resumes from one file."""
 
     def __init__(
         self, tokenizer: CLIPTokenizer, data: LatentSet, settings: DenoiserSettings, device: torch.device
     ) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.data, self.device = settings, data, device
-        self.model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
+        self.settings, self.data, self.device = settings, data.to(device), device
+        self.tokenizer = tokenizer
+        unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
+        names = Names(text_encoder.config.hidden_size)
+        self.model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder, "names": names})
+        self._start_names(self.model)
         channels_last(self.model.to(device))
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.schedule = NoiseSchedule.from_config(build_scheduler().config, device)
@@ -102,6 +112,7 @@ class DenoiserTraining:
             try:
                 part["unet"].load_state_dict(unet.state_dict())
                 part["text_encoder"].load_state_dict(text_encoder.state_dict())
+                self._start_names(part)
             except RuntimeError as error:
                 raise InputError(
                     f"the weights in {folder} are of another shape than what is trained now: leave --start out"
@@ -115,22 +126,34 @@ class DenoiserTraining:
     def _step(self) -> float:
         cfg, n = self.settings, self.settings.batch
         rng = np.random.default_rng((cfg.seed, self.step))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        index = torch.from_numpy(rng.integers(0, len(self.data.latents), n))
-        tokens = self.data.tokens[index, torch.from_numpy(rng.integers(0, self.data.tokens.shape[1], n))].long()
-        tokens[torch.from_numpy(rng.random(n) < cfg.drop_caption)] = self.data.no_caption.long()
-        x0 = self.data.latents[index].float().to(self.device).contiguous(memory_format=torch.channels_last)
-        noise = torch.randn(n, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator).to(x0)
-        t = self._times(torch.rand(n, generator=generator)).to(self.device)
-        cover = 1 + cfg.foreground * self.data.cover[index].float().to(self.device)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        index = torch.from_numpy(rng.integers(0, len(self.data.latents), n)).to(self.device)
+        paraphrase = torch.from_numpy(rng.integers(0, self.data.tokens.shape[1], n)).to(self.device)
+        tokens = self.data.tokens[index, paraphrase].long()
+        tokens[torch.from_numpy(rng.random(n) < cfg.drop_caption).to(self.device)] = self.data.no_caption.long()
+        x0 = self.data.latents[index].float().contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(x0.shape, generator=generator, device=self.device).to(memory_format=torch.channels_last)
+        t = self._times(torch.rand(n, generator=generator, device=self.device))
+        cover = 1 + cfg.foreground * self.data.cover[index].float()
         weight = (cover / cover.mean())[:, None] * self.channel_weight
         with autocast(self.device):
-            hidden = self.model["text_encoder"](tokens.to(self.device)).last_hidden_state
-            loss = denoising_loss(self.model["unet"], self.schedule, x0, noise, t, hidden, weight).mean()
+            loss = denoising_loss(self.model["unet"], self.schedule, x0, noise, t, self._hidden(tokens), weight).mean()
         if not torch.isfinite(loss):
             raise NonFiniteLossError(self.step, 0)
         self._update(loss)
         return float(loss.detach())
+
+    def _hidden(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
+        """Text states of token ids, those of names too."""
+        encoder, names = cast(CLIPTextModel, self.model["text_encoder"]), cast(Names, self.model["names"])
+        batch = names.looked_up(tokens, len(self.tokenizer), int(self.tokenizer.bos_token_id))
+        with embeddings_replaced(cast(nn.Embedding, encoder.get_input_embeddings()), batch):
+            hidden: Tensor = encoder(batch.ids).last_hidden_state
+        return hidden
+
+    def _start_names(self, part: nn.ModuleDict) -> None:
+        words = cast(CLIPTextModel, part["text_encoder"]).get_input_embeddings()
+        cast(Names, part["names"]).start(self.tokenizer, cast(nn.Embedding, words))
 
     def _times(self, uniform: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         steps = len(self.schedule.alphas_cumprod)

@@ -1,7 +1,8 @@
 """Things that look otherwise than their one glyph: bent, mirrored, recoloured, or glyphs that no word names.
 
 A base that knows one picture of every word learns pictures by heart, and cannot draw a character of the user's in
-its styles. From things of endless looks it learns to follow shapes that it never saw.
+its styles. So thousands of guises have names of their own, which only the training knows (`names.py`): from them the
+base learns that the vectors in the place of a noun say what a thing looks like, in any style and place.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
-from palp.base.icons.grammar import Scene
+from palp.base.icons.grammar import Scene, concepts
 
-THING = "thing"  # the word in a caption for what has no name
-STRANGERS = 0.6  # share of disguised subjects that are things without a name
+THING = "thing"  # the subject of a scene that shows what no word names
+STRANGERS = 0.6  # share of disguised subjects that no word names
+LOOKS = 2  # guises of each of these: as the font has it, and changed
+BENT = 8  # guises of every concept
 BEND = 0.08  # of a side: how far a bent glyph's lattice moves, one deviation
 LATTICE = 3  # quads a side
 
@@ -38,13 +41,24 @@ class Guise:
         return _recoloured(_bent(picture, rng, BEND * self.strength), rng, self.strength)
 
 
-def disguised(scene: Scene, rng: np.random.Generator) -> tuple[Scene, Guise]:
-    """The scene with its subject in a guise: a thing without a name, or the subject's own glyph, changed."""
-    seed, strength = int(rng.integers(2**31)), float(rng.uniform(0.2, 1.0))
+@cache
+def catalogue() -> tuple[tuple[str, Guise], ...]:
+    """Every guise that has a name, at its number: what it is a guise of, `THING` or a concept, and itself."""
+    strange = [(THING, codepoint, look) for codepoint in strangers() for look in range(LOOKS)]
+    bent = [(word, None, look + 1) for word in concepts() for look in range(BENT)]
+    strength = np.random.default_rng(0).uniform(0.3, 1.0, len(strange) + len(bent))
+    return tuple(
+        (word, Guise(number, float(strength[number]) if look else 0.0, codepoint))
+        for number, (word, codepoint, look) in enumerate((*strange, *bent))
+    )
+
+
+def disguised(scene: Scene, rng: np.random.Generator) -> tuple[Scene, int]:
+    """The scene with a thing that no word names, or its own subject changed; and the number of the guise."""
+    strange = len(strangers()) * LOOKS
     if rng.random() < STRANGERS:
-        unnamed = strangers()
-        return replace(scene, subject=THING), Guise(seed, strength, unnamed[int(rng.integers(len(unnamed)))])
-    return scene, Guise(seed, strength)
+        return replace(scene, subject=THING), int(rng.integers(strange))
+    return scene, strange + concepts().index(scene.subject) * BENT + int(rng.integers(BENT))
 
 
 @cache

@@ -33,8 +33,10 @@ from palp.base.icons.decoder import DecoderSettings, DecoderTraining
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, LatentSet
 from palp.base.icons.export import assemble, export_judge, export_pipeline, preview
 from palp.base.icons.grammar import Scene, caption
+from palp.base.icons.guise import THING
 from palp.base.icons.inverse import grown, set_decoder
 from palp.base.icons.judges import NAMES, build_judges, read_judges
+from palp.base.icons.names import PLACE, tokens_of
 from palp.base.icons.redraw import redrawn
 from palp.base.icons.tokenizer import write_tokenizer
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
@@ -95,7 +97,7 @@ def pretrain(
     write_tokenizer(folder / "tokenizer")
     vae = codec_stage(folder / "vae", chunks, start)
     latents = folder / f"latents-{numbers.start}-{numbers.stop}.safetensors"  # of these pictures and no others
-    data = cache_stage(latents, chunks, vae, load_tokenizer(folder / "tokenizer"))
+    data = cache_stage(latents, chunks, vae, load_tokenizer(folder / "tokenizer"), settings.workers)
     denoiser = DenoiserTraining(load_tokenizer(folder / "tokenizer"), data, settings.denoiser, device)
     if start is not None:
         denoiser.begin_from(start)
@@ -163,28 +165,35 @@ def load_pictures(chunks: Sequence[Path]) -> NDArray[np.uint8]:
     return np.concatenate([np.load(path)["pictures"] for path in chunks])
 
 
-def cache_stage(path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> LatentSet:
+def cache_stage(
+    path: Path, chunks: Sequence[Path], vae: AutoencoderTiny, tokenizer: CLIPTokenizer, workers: int
+) -> LatentSet:
     """Encode all pictures and caption them with several paraphrases, once."""
     if not path.exists():
         encoder = patch_matrix(vae)
-        bar = tqdm(chunks, desc="caching latents", unit="k")
-        parts = [_cache_chunk(chunk, encoder, tokenizer, index) for index, chunk in enumerate(bar)]
-        tensors = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-        tensors["no_caption"] = _tokens(tokenizer, [""])[0]
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            jobs = [pool.submit(_cache_chunk, chunk, encoder, tokenizer, n) for n, chunk in enumerate(chunks)]
+            parts = [job.result() for job in tqdm(jobs, desc="caching latents", unit="k")]
+        tensors = {key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]}
+        tensors["no_caption"] = tokens_of(tokenizer, [""], [-1])[0]
         with atomic_write(path) as partial:
             save_file(tensors, partial)
     return LatentSet(**load_file(path))
 
 
-def _cache_chunk(path: Path, encoder: tuple[Tensor, Tensor], tokenizer: CLIPTokenizer, index: int) -> dict[str, Tensor]:
+def _cache_chunk(
+    path: Path, encoder: tuple[Tensor, Tensor], tokenizer: CLIPTokenizer, index: int
+) -> dict[str, NDArray[np.generic]]:
+    torch.set_num_threads(1)
     scenes = scenes_of(path)
     with np.load(path) as chunk:
-        pictures = to_tensor(chunk["pictures"])
-        cover = torch.from_numpy(chunk["cover"])
+        pictures, cover, names = to_tensor(chunk["pictures"]), chunk["cover"], chunk["names"]
     rng = np.random.default_rng((77, index))
-    captions = [caption(scene, rng) for scene in scenes for _ in range(PARAPHRASES)]
-    tokens = _tokens(tokenizer, captions).reshape(len(scenes), PARAPHRASES, -1)
-    return {"latents": patch_latents(pictures, encoder).half(), "cover": cover, "tokens": tokens}
+    named = [(scene, int(name)) for scene, name in zip(scenes, names, strict=True) for _ in range(PARAPHRASES)]
+    captions = [caption(scene, rng, subject=None if name < 0 else PLACE) for scene, name in named]
+    tokens = tokens_of(tokenizer, captions, [name for _, name in named]).reshape(len(scenes), PARAPHRASES, -1)
+    latents = patch_latents(pictures, encoder).half()
+    return {"latents": latents.contiguous().numpy(), "cover": cover, "tokens": tokens.numpy()}
 
 
 def scenes_of(path: Path) -> list[Scene]:
@@ -199,18 +208,12 @@ def redraw_stage(path: Path, denoiser: DenoiserTraining, vae: AutoencoderTiny, s
         dtype = fastest_dtype(denoiser.device)
         pipeline = assemble(denoiser.average, vae, load_tokenizer(path.with_name("tokenizer")))
         base = base_from_pipeline(pipeline, denoiser.device, dtype, name="icons")
-        captions = [caption(scene) for scene in scenes]
+        captions = ["" if scene.subject == THING else caption(scene) for scene in scenes]
         parts = zip(REDRAWN_STEPS, np.array_split(np.arange(len(scenes)), len(REDRAWN_STEPS)), strict=True)
         again = [redrawn(base, denoiser.data.latents[rows], [captions[i] for i in rows], n) for n, rows in parts]
         with atomic_write(path) as partial:
             save_file({"latents": torch.cat(again).contiguous()}, partial)
     return load_file(path)["latents"]
-
-
-def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    tokens: Tensor = ids.to(torch.int16)
-    return tokens
 
 
 def train_stage(name: str, training: Training, folder: Path, pictures: int, sheets: Sheets | None = None) -> None:
