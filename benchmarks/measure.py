@@ -1,4 +1,4 @@
-"""Timing in turns, peak memory in a process of its own, and the report of both."""
+"""Timing in turns, peak memory, and the report of both."""
 
 from __future__ import annotations
 
@@ -55,11 +55,16 @@ def milliseconds(times: Milliseconds) -> Rows:
 
 
 def peak_memory(job: Callable[..., torch.device], *arguments: object) -> Estimate:
-    """Peak MiB of a job in a process of its own: allocated on its accelerator, else the whole process.
+    """Peak MiB of a job: what it adds to what is allocated on its accelerator, else of a process of its own.
 
     Arguments:
         job: a function of a module; returns the device that it ran on.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        if job(*arguments).type == "cuda":
+            return estimate([(torch.cuda.max_memory_allocated() - before) / 2**20])
     context = get_context("spawn")
     answers: Queue[float] = context.Queue()
     process = context.Process(target=_measured, args=(answers, job, arguments))
@@ -71,8 +76,8 @@ def peak_memory(job: Callable[..., torch.device], *arguments: object) -> Estimat
 
 
 def _measured(answers: Queue[float], job: Callable[..., torch.device], arguments: tuple[object, ...]) -> None:
-    on_gpu = job(*arguments).type == "cuda"
-    answers.put(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else process_mib("VmHWM"))
+    job(*arguments)
+    answers.put(process_mib("VmHWM"))
 
 
 def process_mib(field: str, pid: int | str = "self") -> float:

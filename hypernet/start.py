@@ -117,10 +117,12 @@ def weighted_adapter(adapters: Sequence[Adapter], weights: Sequence[float], rank
     for adapter in adapters:
         spec.check(adapter.spec)
     for site in spec.sites:
-        total = torch.zeros(site.out_features, site.in_features)
-        for adapter, weight in zip(adapters, weights, strict=True):
-            total += weight * adapter.delta_weight(site.name)
-        down[site.name], up[site.name] = _best(total, site, rank)
+        ups = [
+            weight * spec.scale * adapter.up[site.name].float()
+            for adapter, weight in zip(adapters, weights, strict=True)
+        ]
+        downs = [adapter.down[site.name].float() for adapter in adapters]
+        down[site.name], up[site.name] = _best(torch.cat(ups, dim=1) @ torch.cat(downs), site, rank)
     return Adapter(replace(spec, rank=rank, alpha=float(rank), dtype="float32"), down, up)
 
 

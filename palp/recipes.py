@@ -18,7 +18,7 @@ PAPER: Mapping[Form, Mapping[str, Any]] = {  # rank, rate and steps of the paper
     "residual": {"rank": 16, "lr": 1e-4, "steps": 500, "batch": 8, "schedule": "cosine", "gamma": 1.0},
 }
 LEARNED = {
-    "rank": 16, "vectors": 4, "lr": 3e-3, "lr_placeholder": 5e-3, "steps": 400, "schedule": "cosine", "warmup": 10,
+    "rank": 16, "vectors": 4, "lr": 1e-3, "lr_placeholder": 5e-3, "steps": 400, "schedule": "cosine", "warmup": 10,
 }  # fmt: skip
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
     "subject": LEARNED,

@@ -81,10 +81,9 @@ def find_pictures(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     return found
 
 
-def encode_pictures(
-    base: Base, pictures: Float[Tensor, "pictures 3 H W"], flip: bool = False
-) -> Float[Tensor, "latents c h w"]:
-    """Latents of the pictures, and then, with `flip`, of their mirror images."""
+def encode_pictures(base: Base, subject: Subject, flip: bool = False) -> Float[Tensor, "latents c h w"]:
+    """Latents of a subject's pictures as the base likes them, and then, with `flip`, of their mirror images."""
+    pictures = subject.pictures if base.place is None or subject.artwork else base.place(subject.pictures)
     if flip:
         pictures = torch.cat([pictures, pictures.flip(-1)])
     return torch.cat([base.encode_images(part) for part in pictures.split(BATCH)])

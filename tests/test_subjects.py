@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,15 @@ def test_content_hash_follows_the_pictures() -> None:
 def test_latents_of_pictures_and_their_mirror_images() -> None:
     base = tiny_base("sd1")
     pictures = torch.rand(5, 3, 16, 16) * 2 - 1
-    latents = encode_pictures(base, pictures, flip=True)
+    latents = encode_pictures(base, Subject("cat", pictures), flip=True)
     mirrored = torch.cat([pictures, pictures.flip(-1)])
     expected = torch.cat([base.encode_images(picture[None]) for picture in mirrored])
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_subjects_stand_where_the_base_likes_them_and_artworks_stay() -> None:
+    base = replace(tiny_base("sd1"), place=lambda pictures: pictures.flip(-2))
+    pictures = torch.rand(2, 3, 16, 16) * 2 - 1
+    moved, kept = (encode_pictures(base, Subject("cat", pictures, artwork=artwork)) for artwork in (False, True))
+    torch.testing.assert_close(moved, base.encode_images(pictures.flip(-2)))
+    torch.testing.assert_close(kept, base.encode_images(pictures))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +34,8 @@ class Base:
         scheduler_config: diffusers configuration that samplers are built from.
         device: where everything is.
         dtype: of arithmetic; on a CPU the autocast type.
+        place: pictures of one subject to the same with it where the base's own things stand, best to learn from;
+            None: the base does not mind.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Base:
     scheduler_config: Mapping[str, Any]
     device: torch.device
     dtype: torch.dtype
+    place: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]] | None = None
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from palp.base.attention import fused, use_block_attention, written_out
 from palp.base.base import Base
@@ -83,6 +83,7 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
         scheduler_config=dict(pipeline.scheduler.config),
         device=device,
         dtype=dtype,
+        place=_place(name),
     )
     base.freeze()
     if base.weights_dtype != dtype:
@@ -90,6 +91,15 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
     few = device.type == "cpu" and max(base.latent_shape[1:]) <= WRITTEN_OUT_LATENT_SIDE
     use_block_attention(base.unet, written_out if few else fused)
     return base
+
+
+def _place(name: str) -> Callable[[Tensor], Tensor] | None:
+    """What moves a subject to where the base of that name draws things."""
+    if name != "icons":
+        return None
+    from palp.base.icons.placement import placed
+
+    return placed
 
 
 def _like_icons(unet: Any) -> bool:

@@ -106,7 +106,7 @@ def learn_subjects(base: Base, plan: CorpusPlan, folder: CorpusFolder, slots: in
                 learner.adapter.save(folder.subject(learner.name))
         _train(base, plan, folder, [learner for learner in learners if learner.adapter is None], slots, report)
         for learner in learners:
-            content = serialize({"latents": encode_pictures(base, learner.subject.pictures).float().cpu().contiguous()})
+            content = serialize({"latents": encode_pictures(base, learner.subject).float().cpu().contiguous()})
             with atomic_write(folder.latents(learner.name)) as temporary:
                 temporary.write_bytes(content)
         write_json(folder.subjects, {learner.name: _entry(folder, learner) for learner in learners})

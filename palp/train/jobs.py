@@ -193,7 +193,7 @@ def residual_job(
 def _with_latents(
     base: Base, subject: Subject, prompts: Prompts, flip: bool, adapter: Adapter | None = None
 ) -> JobSubject:
-    latents = encode_pictures(base, subject.pictures, flip)
+    latents = encode_pictures(base, subject, flip)
     return JobSubject(latents, prompts, subject.placeholder, subject.class_word, adapter)
 
 
