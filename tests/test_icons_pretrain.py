@@ -51,7 +51,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     for module in (dataset, train_judges):
         patch.setattr(module, "CHUNK", 8)
     patch.setattr(pretrain, "REDRAWN_STEPS", (1, 2))
-    patch.setattr(pretrain, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(1))
+    patch.setattr(pretrain, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(1))
 
 
 def run(folder: Path) -> Path:

@@ -139,9 +139,16 @@ class Sheets:
 def render_stage(folder: Path, numbers: range, workers: int, render: Callable[..., Path], *args: object) -> list[Path]:
     """Render the files of a thousand pictures that have these numbers; those that exist are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with _pool(workers) as pool:
         jobs = [pool.submit(render, folder, index, *args) for index in numbers]
         return [job.result() for job in tqdm(jobs, desc=f"rendering {folder.name}", unit="k")]
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each."""
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 def codec_stage(folder: Path, chunks: Sequence[Path], start: Path | None) -> AutoencoderTiny:
@@ -171,7 +178,7 @@ def cache_stage(
     """Encode all pictures and caption them with several paraphrases, once."""
     if not path.exists():
         encoder = patch_matrix(vae)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with _pool(workers) as pool:
             jobs = [pool.submit(_cache_chunk, chunk, encoder, tokenizer, n) for n, chunk in enumerate(chunks)]
             parts = [job.result() for job in tqdm(jobs, desc="caching latents", unit="k")]
         tensors = {key: torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in parts[0]}
@@ -184,7 +191,6 @@ def cache_stage(
 def _cache_chunk(
     path: Path, encoder: tuple[Tensor, Tensor], tokenizer: CLIPTokenizer, index: int
 ) -> dict[str, NDArray[np.generic]]:
-    torch.set_num_threads(1)
     scenes = scenes_of(path)
     with np.load(path) as chunk:
         pictures, cover, names = to_tensor(chunk["pictures"]), chunk["cover"], chunk["names"]
