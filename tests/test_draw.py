@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from palp.adapter import AdapterSpec
 from palp.base import Base, sample
-from palp.draw import Picture, Sampling, draw
+from palp.draw import BATCH, LATENTS, Picture, Sampling, batch_size, draw
 from palp.errors import AdapterMismatchError, UnknownPlaceholderError
 from tests.adapters import merged, random_adapter
 from tests.tiny import Kind, tiny_base
@@ -52,6 +54,14 @@ def test_more_pictures_than_a_batch_and_a_report_after_every_step(monkeypatch: p
     apart = draw(base, pictures, SAMPLING, lambda: steps.append(1))
     torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)  # float32, other kernels for a batch
     assert len(steps) == 2 * SAMPLING.steps
+
+
+def test_a_gpu_is_given_more_of_small_pictures() -> None:
+    base = tiny_base("sd1")
+    side = base.latent_shape[1]
+    on_gpu = replace(base, device=torch.device("cuda"))
+    assert batch_size(base) == BATCH
+    assert batch_size(on_gpu) == LATENTS // side**2 > BATCH
 
 
 def test_refusals() -> None:
