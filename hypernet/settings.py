@@ -32,7 +32,7 @@ class HyperSettings(CheckedSettings):
     warmup: int = 100  # steps until the peak, linear; then a cosine to 0
     weight_decay: float = 0.01  # of matrices, a step, times the learning rate
     clip: float = 1.0  # largest gradient norm
-    ema: float = 0.998  # decay of the averaged weights a step, which are what is kept
+    ema: float = 0.998  # decay of the averaged weights a step, which are what is kept; less while few steps are done
     delta: float = 0.1  # weight of the relative error of ΔW
     direction: float = 0.1  # weight of 1 − cos
     norm: float = 0.01  # weight of the squared log ratio of norms

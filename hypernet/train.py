@@ -33,6 +33,7 @@ from palp.train import checkpoint
 __all__ = ["HyperStep", "HyperTrainer"]
 
 CACHED = 1024  # adapters kept in memory
+EMA_SHARE = 0.1  # the weights' average looks back over so much of the steps so far, at most
 MEASURE_EVERY = 50  # steps between measurements of each term's gradient
 VALIDATION_SAMPLES = 4  # noised pictures of each held-out prompt
 VALIDATION_KEY = 999_983  # of the validation's draws: the same whenever it is asked
@@ -201,7 +202,7 @@ class HyperTrainer:
         self._optimizer.step()
         with torch.no_grad():
             for name, parameter in self._hypernet.named_parameters():
-                self._ema[name].lerp_(parameter, 1 - settings.ema)
+                self._ema[name].lerp_(parameter, max(1 - settings.ema, 1 / (1 + number * EMA_SHARE)))
         self.step += 1
         proxies = self._validated() if self.step % settings.validate_every == 0 else None
         return HyperStep(number, loss, terms, term_norms, norm, scale, proxies)

@@ -93,6 +93,17 @@ def test_it_learns_what_the_prompt_says_and_does_not_collapse_to_the_mean(base: 
     assert proxies.cosine > proxies.cosine_of_other + 0.05
 
 
+def test_the_average_keeps_up_with_a_short_training(base: Base, corpus: TinyCorpus) -> None:
+    """At the decay of a long one it would still be near where it began."""
+    how = replace(HOW, steps=60, warm=60, ema=0.998)
+    trainer = HyperTrainer(base, corpus, CONFIG, how)
+    before = trainer._hypernet.head.detach().clone()
+    run(trainer)
+    moved = (trainer._hypernet.head - before).norm()
+    lag = (trainer._hypernet.head - trainer._ema["head"]).norm()
+    assert lag < 0.25 * moved
+
+
 def test_the_gauge_of_the_corpus_changes_nothing(base: Base, corpus: TinyCorpus) -> None:
     adapters = {key: regauged(adapter, i) for i, (key, adapter) in enumerate(corpus.adapters.items())}
     left = run(HyperTrainer(base, corpus, CONFIG, HOW))
