@@ -54,10 +54,8 @@ class Stage:
 
     def __init__(self, base: Base, spec: AdapterSpec, subjects: Sequence[CorpusSubject], slots: int) -> None:
         self.base, self.subjects = base, tuple(subjects)
-        framed = in_one_frame([subject.adapter for subject in subjects])
-        self._subject_bank = AdapterBank(base.unet, framed[0].spec, len(framed)).requires_grad_(False)
-        for slot, adapter in enumerate(framed):
-            self._subject_bank.write(slot, adapter)
+        own = in_one_frame([subject.adapter for subject in subjects])
+        self._subject_bank = AdapterBank.holding(base.unet, own).requires_grad_(False)
         self._bank = AdapterBank(base.unet, spec, slots).requires_grad_(False)
 
     @contextmanager

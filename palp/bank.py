@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,18 @@ class AdapterBank(nn.Module):
             zeros = partial(torch.zeros, dtype=spec.torch_dtype, device=layer.weight.device)
             self.down[key(site.name)] = nn.Parameter(zeros(slots, spec.rank, site.in_features))
             self.up[key(site.name)] = nn.Parameter(zeros(slots, site.out_features, spec.rank))
+
+    @classmethod
+    def holding(cls, unet: nn.Module, adapters: Sequence[Adapter], spare: int = 0) -> AdapterBank:
+        """A bank of these adapters, in their order, and so many empty slots after them.
+
+        Raises:
+            AdapterMismatchError: their specs differ, or the denoiser lacks one of their sites.
+        """
+        bank = cls(unet, adapters[0].spec, len(adapters) + spare)
+        for slot, adapter in enumerate(adapters):
+            bank.write(slot, adapter)
+        return bank
 
     def attach(self) -> AdapterBank:
         """Hook the bank into the denoiser's sites, where several banks add up; returns the bank.

@@ -112,11 +112,7 @@ def _draw(
 
 def _bank(base: Base, adapters: Sequence[Adapter]) -> AdapterBank:
     """The adapters in their slots, and one empty slot after them: the bare base."""
-    framed = in_one_frame(adapters)
-    bank = AdapterBank(base.unet, framed[0].spec, len(framed) + 1)
-    for slot, adapter in enumerate(framed):
-        bank.write(slot, adapter)
-    return bank.attach()
+    return AdapterBank.holding(base.unet, in_one_frame(adapters), spare=1).attach()
 
 
 def _slots(pictures: Sequence[Picture], adapters: Sequence[Adapter], guidance: float) -> Tensor:

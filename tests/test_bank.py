@@ -73,6 +73,16 @@ ROUTES = [
 ]
 
 
+def test_a_bank_holds_adapters_in_their_order_and_spare_slots_are_the_bare_base(unet: nn.Module) -> None:
+    adapters = [random_adapter(spec_of(unet), seed) for seed in (1, 2)]
+    bank = AdapterBank.holding(unet, adapters, spare=1)
+    assert bank.slots == 3
+    for slot, adapter in enumerate(adapters):
+        found = bank.read(slot)
+        assert all(torch.equal(found.up[site], up) for site, up in adapter.up.items())
+    assert not any(up.any() for up in bank.read(2).up.values())
+
+
 @pytest.mark.parametrize("slots", ROUTES)
 @torch.no_grad()
 def test_each_sample_goes_through_its_own_merged_weights(unet: nn.Module, bank: AdapterBank, slots: list[int]) -> None:

@@ -72,10 +72,7 @@ def draw_composed(
 
 def _frozen(base: Base, pictures: Sequence[Composed]) -> _Frozen:
     adapters = list(dict.fromkeys(picture.adapter for picture in pictures))
-    framed = in_one_frame(adapters)
-    bank = AdapterBank(base.unet, framed[0].spec, len(framed))
-    for slot, adapter in enumerate(framed):
-        bank.write(slot, adapter)
+    bank = AdapterBank.holding(base.unet, in_one_frame(adapters))
     words = [picture.adapter.placeholders for picture in pictures]
     with torch.no_grad():
         texts = {name: base.encode_prompts([p.prompts[name] for p in pictures], words) for name in pictures[0].prompts}

@@ -101,7 +101,4 @@ def _frozen_bank(base: Base, adapters: Sequence[Adapter]) -> AdapterBank | None:
     """Residual form: a bank of the subject adapters."""
     if not adapters:
         return None
-    bank = AdapterBank(base.unet, adapters[0].spec, len(adapters)).requires_grad_(False)
-    for slot, adapter in enumerate(adapters):
-        bank.write(slot, adapter)
-    return bank
+    return AdapterBank.holding(base.unet, adapters).requires_grad_(False)

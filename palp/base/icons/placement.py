@@ -75,7 +75,7 @@ def placed(pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
         pictures: of one subject, in [-1, 1]; 128 pixels a side.
     """
     content = pictures.float().cpu().contiguous().numpy().tobytes()
-    return _placed(content, tuple(pictures.shape)).to(pictures)
+    return _placed(content, tuple(pictures.shape)).to(pictures, copy=True)
 
 
 @lru_cache(maxsize=64)  # every prompt of a subject asks for the same
