@@ -38,7 +38,7 @@ def render_example(
 ) -> Example:
     """Draw one example, of a random scene unless one is given; the same seed gives the same example.
 
-    With probability `guises` its subject is in a guise, and then always off the grid.
+    With probability `guises` its subject is in a guise.
     """
     rng = np.random.default_rng(seed)
     scene = scene or random_scene(rng, simple=simple, held_out=held_out)
@@ -47,7 +47,7 @@ def render_example(
         scene, name = disguised(scene, rng)
         guise = catalogue()[name][1]
     layout = Layout.random(rng, scene.companion is not None)
-    if guise is not None or rng.random() < LOOSE:
+    if rng.random() < LOOSE:
         layout = layout.loosened(rng)
     cell = SIZE // LATENT_SIDE
     mask = foreground(layout, scene.companion is not None)
