@@ -1,4 +1,4 @@
-"""Write README's tables of results from docs/results, each between its markers <!-- NAME --> and <!-- /NAME -->.
+"""Write the documents' tables of results from docs/results, each between its markers <!-- NAME --> and <!-- /NAME -->.
 
 Use: python scripts/tables.py
 """
@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hypernet.evaluate.rows import ROWS
+from palp.evaluate.gate import GATE_METHODS
 from palp.evaluate.methods import METHODS
 from palp.evaluate.report import RENDERED_LABEL
 from palp.evaluate.study import RENDERED
 from palp.evaluate.sweep import GRID, row_name
 
 ROOT = Path(__file__).parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
+RESULTS = ROOT / "docs" / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 NONE = "–"
 Rows: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
 FINE = ("text", "ideal_distance")  # metrics whose differences are in the third digit
@@ -36,7 +38,7 @@ SYMBOLS = {"alpha": "α", "beta": "β", "guidance_weight": "λ", "gamma": "γ"}
 
 @dataclass(frozen=True)
 class Table:
-    """Some rows and metrics of a results file, by name, with what README calls them.
+    """Some rows and metrics of a results file, by name, with what the documents call them.
 
     Args:
         columns: title by metric of `rows`, or by "SECTION/METRIC" of another section, such as paired gains.
@@ -53,6 +55,14 @@ def _swept(name: str, setting: Mapping[str, float]) -> str:
     return ", ".join([METHODS[name].label, *values])
 
 
+COMPARISON = Table(
+    {
+        **PICTURES,
+        "gains_over_subject/text": "target prompt, over the subject alone",
+        "gains_over_unguided/text": "over λ = 0",
+    },
+    {**{name: method.label for name, method in METHODS.items()}, "palp": "**PALP**", RENDERED: RENDERED_LABEL},
+)
 TABLES = {
     "base-icons": Table(
         {
@@ -65,14 +75,9 @@ TABLES = {
         {"alignment": "alignment", "text": "text (second judge)", "subject": "likeness to the subject"},
         {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
     ),
-    "palp-icons": Table(
-        {
-            **PICTURES,
-            "gains_over_subject/text": "target prompt, over the subject alone",
-            "gains_over_unguided/text": "over λ = 0",
-        },
-        {**{name: method.label for name, method in METHODS.items()}, "palp": "**PALP**", RENDERED: RENDERED_LABEL},
-    ),
+    "palp-icons": COMPARISON,
+    "palp-icons-rivals": COMPARISON,
+    "gate0-icons": Table(PICTURES, {name: method.label for name, method in GATE_METHODS.items()}),
     "palp-icons-sweep": Table(
         PICTURES,
         {
@@ -125,4 +130,5 @@ def _short(value: float, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""README's tables are what the results files say."""
+"""The documents' tables are what the results files say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.tables import README, TABLES, markdown, with_tables
+from scripts.tables import DOCUMENTS, TABLES, markdown, with_tables
 
 ROW = {
     "style": {"value": 0.954, "low": 0.9, "high": 1.0, "n": 5},
@@ -15,10 +15,10 @@ ROW = {
 }
 
 
-def test_readme_has_every_table_as_its_file_says() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert [name for name in TABLES if f"<!-- {name} -->" not in text] == []
-    assert with_tables(text) == text
+def test_the_documents_have_every_table_as_its_file_says() -> None:
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    assert [name for name in TABLES if f"<!-- {name} -->" not in "".join(texts)] == []
+    assert [with_tables(text) for text in texts] == texts
 
 
 def test_a_row_is_its_values_with_intervals_in_short() -> None:
