@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from hypernet.evaluate.judge import METRICS
+from hypernet.evaluate.judge import METRICS, PictureScores
 from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
 from hypernet.evaluate.rows import REQUIRED, ROWS, Cast
-from hypernet.evaluate.study import RowScores
+from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import check_rows, failing, figures, means
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from hypernet.predict import Predictor
 from palp.adapter import Adapter
 from palp.base import Base
+from palp.cli.progress import training_bar
+from palp.corpus import CorpusPrompt, CorpusSubject
+from palp.draw import Picture, Sampling
 from palp.errors import InputError
 from palp.evaluate.intervals import ratio
 from tests.adapters import random_adapter
@@ -85,6 +92,48 @@ def test_the_multi_prompt_and_refined_rivals_are_trained(base: Base, corpus: Tin
         start = cast.raw(prompt.text, "cat")
         moved, size = float((flat(refined[prompt.key]) - flat(start)).norm()), float(flat(start).norm())
         assert 0 < moved < 0.8 * size  # it starts from the prediction, not from zero
+
+
+def drawn(base: Base, pictures: Sequence[Picture], sampling: Sampling) -> Float[Tensor, "pictures 3 2 2"]:
+    """One grey for each prompt, seed and sum of adapters."""
+    greys = []
+    for picture in pictures:
+        assert picture.adapter is not None
+        greys.append(float(flat(picture.adapter).sum()) + zlib.crc32(picture.prompt.encode()) % 97 + picture.seed / 7)
+    return torch.tensor(greys)[:, None, None, None].expand(-1, 3, 2, 2)
+
+
+class PixelJudge:
+    """Scores are a picture's first pixels, so that equal scores are equal pictures; it counts the photos judged."""
+
+    photos = 0
+
+    def on_prompt(
+        self, pictures: Float[Tensor, "seeds 3 H W"], prompt: CorpusPrompt, subject: CorpusSubject
+    ) -> PictureScores:
+        return dict.fromkeys(METRICS, pictures[:, 0, 0, 0].tolist())
+
+    def on_photo(self, pictures: Float[Tensor, "seeds 3 H W"], subject: CorpusSubject) -> PictureScores:
+        self.photos += 1
+        return {"subject_on_photo": pictures[:, 0, 0, 0].tolist()}
+
+
+def test_a_fixed_row_has_the_scores_that_it_has_when_every_photo_is_drawn(
+    cast: Cast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, photos = [], []
+    for fixed in (True, False):
+        rows = {**ROWS, "mean": replace(ROWS["mean"], fixed=fixed)}
+        monkeypatch.setattr("hypernet.evaluate.study.ROWS", rows)
+        monkeypatch.setattr("hypernet.evaluate.study.draw", drawn)
+        judge, sampling = PixelJudge(), Sampling(steps=2)
+        study = HyperStudy(cast, judge, cast.held, 2, sampling, tmp_path / str(fixed), "tiny", training_bar)
+        found.append(study.scores("mean"))
+        photos.append(judge.photos)
+    for metric in METRICS:
+        np.testing.assert_allclose(found[0][metric], found[1][metric], atol=1e-4)
+        assert np.ptp(found[0][metric]) > 0.01
+    assert photos == [len(study.subjects), len(study.pairs())]
 
 
 def scores_of(values: dict[str, list[float]]) -> dict[str, RowScores]:

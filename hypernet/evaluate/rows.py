@@ -110,11 +110,13 @@ class Row:
         label: what stands in it.
         adapter: the prompt adapter for a prompt and a subject; None for none.
         subject_scale: of the subject's adapter.
+        fixed: whether `adapter` is the same for every prompt.
     """
 
     label: str
     adapter: Callable[[Cast, CorpusPrompt, CorpusSubject], Adapter | None]
     subject_scale: float = 1.0
+    fixed: bool = False
 
 
 def _random_string(cast: Cast, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapter:
@@ -138,13 +140,13 @@ def _refined(cast: Cast, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapte
 
 
 ROWS: Mapping[str, Row] = {
-    "subject": Row("no prompt adapter", lambda cast, prompt, subject: None),
-    "subject_0.8": Row("subject × 0.8", lambda cast, prompt, subject: None, 0.8),
-    "subject_0.6": Row("subject × 0.6", lambda cast, prompt, subject: None, 0.6),
+    "subject": Row("no prompt adapter", lambda cast, prompt, subject: None, fixed=True),
+    "subject_0.8": Row("subject × 0.8", lambda cast, prompt, subject: None, 0.8, fixed=True),
+    "subject_0.6": Row("subject × 0.6", lambda cast, prompt, subject: None, 0.6, fixed=True),
     "noise": Row("noise of the same norm", _noise),
     "random_string": Row("predicted for a random string", _random_string),
-    "mean": Row("corpus mean", lambda cast, prompt, subject: cast.mean),
-    "multi_prompt": Row("one adapter for all prompts", lambda cast, prompt, subject: cast.multi),
+    "mean": Row("corpus mean", lambda cast, prompt, subject: cast.mean, fixed=True),
+    "multi_prompt": Row("one adapter for all prompts", lambda cast, prompt, subject: cast.multi, fixed=True),
     "neighbour": Row("nearest neighbour by text", lambda cast, p, s: cast.neighbour(p, s.class_word)),
     "pca_ridge": Row("mean + PCA-ridge", lambda cast, p, s: cast.ridge(p, s.class_word)),
     "other": Row("predicted for another prompt", lambda cast, p, s: cast.raw(cast.other(p).text, s.class_word)),

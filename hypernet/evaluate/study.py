@@ -19,13 +19,14 @@ from palp.atomic import write_json
 from palp.base import Base
 from palp.compose import compose
 from palp.corpus import CorpusPrompt, CorpusSubject
-from palp.draw import Picture, Sampling, draw
+from palp.draw import Picture, Sampling, batch_size, draw
 from palp.evaluate.shelf import Bar
 
 __all__ = ["HyperStudy", "RowScores"]
 
 RowScores = dict[str, NDArray[np.float64]]
 """One number a picture by metric: by prompt, then subject, then seed."""
+_Key = tuple[str, ...]
 
 
 class HyperStudy:
@@ -79,24 +80,37 @@ class HyperStudy:
         if not path.is_file():
             with self._bar(f"drawing {ROWS[name].label}") as report:
                 records: list[PictureScores] = []
-                for done, prompt in enumerate(self.prompts, start=1):
-                    records += self._score(ROWS[name], prompt)
-                    report(done, len(self.prompts), 0.0)
+                photos: dict[_Key, PictureScores] = {}
+                for part in self._parts(ROWS[name]):
+                    records += self._score(ROWS[name], part, photos)
+                    report(len(records), len(self.pairs()), 0.0)
             write_json(path, records)
         parts = json.loads(path.read_text(encoding="utf-8"))
         return {metric: np.concatenate([np.asarray(part[metric], float) for part in parts]) for metric in METRICS}
 
-    def _score(self, row: Row, prompt: CorpusPrompt) -> list[PictureScores]:
-        """A prompt on every subject; `draw` makes full batches of them."""
-        pictures = []
-        for subject in self.subjects:
-            adapter = self._sum(row, prompt, subject)
-            photo = f"a photo of {min(subject.adapter.placeholders, default='[V]')}"
-            pictures += [Picture(text, seed, adapter) for text in (prompt.text, photo) for seed in range(self.seeds)]
+    def _parts(self, row: Row) -> list[list[CorpusPrompt]]:
+        """The prompts, as many at once as fill a batch."""
+        pictures = len(self.subjects) * self.seeds * (1 if row.fixed else 2)
+        size = max(1, batch_size(self.base) // pictures)
+        return [self.prompts[start : start + size] for start in range(0, len(self.prompts), size)]
+
+    def _score(
+        self, row: Row, prompts: Sequence[CorpusPrompt], photos: dict[_Key, PictureScores]
+    ) -> list[PictureScores]:
+        """Prompts on every subject; `photos` keeps the scores of "a photo of [V]", one for each sum of adapters."""
+        cells = [(prompt, subject) for prompt in prompts for subject in self.subjects]
+        sums = {_key(row, *cell): cell for cell in cells}
+        adapters = {key: self._sum(row, *cell) for key, cell in sums.items()}
+        new = {key: subject for key, (_, subject) in sums.items() if key not in photos}
+        asked = [(prompt.text, adapters[_key(row, prompt, subject)]) for prompt, subject in cells]
+        asked += [(_photo(subject), adapters[key]) for key, subject in new.items()]
+        pictures = [Picture(text, seed, adapter) for text, adapter in asked for seed in range(self.seeds)]
         drawn = draw(self.base, pictures, self.sampling).split(self.seeds)
+        for (key, subject), shot in zip(new.items(), drawn[len(cells) :], strict=True):
+            photos[key] = self._judge.on_photo(shot, subject)
         return [
-            {**self._judge.on_prompt(on_prompt, prompt, subject), **self._judge.on_photo(on_photo, subject)}
-            for subject, on_prompt, on_photo in zip(self.subjects, drawn[::2], drawn[1::2], strict=True)
+            {**self._judge.on_prompt(shot, *cell), **photos[_key(row, *cell)]}
+            for cell, shot in zip(cells, drawn[: len(cells)], strict=True)
         ]
 
     def _sum(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapter:
@@ -104,3 +118,12 @@ class HyperStudy:
         extra = row.adapter(self.cast, prompt, subject)
         parts = [(subject.adapter, row.subject_scale)]
         return compose(parts if extra is None else [*parts, (extra, 1.0)])
+
+
+def _key(row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> _Key:
+    """Of the sum of a subject's adapter and the row's."""
+    return (subject.name,) if row.fixed else (subject.name, prompt.key)
+
+
+def _photo(subject: CorpusSubject) -> str:
+    return f"a photo of {min(subject.adapter.placeholders, default='[V]')}"
