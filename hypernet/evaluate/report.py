@@ -37,7 +37,7 @@ def write_report(
     Raises:
         InputError: a control is missing.
     """
-    names = [name for name in ROWS if name != "refined" or study.cast.refined]
+    names = [name for name in ROWS if name != "refined" or study.cast.refines]
     scores: dict[str, RowScores] = {name: study.scores(name) for name in names}
     clusters = study.per_picture([prompt.cluster for prompt in study.prompts])
     everything = np.ones(len(clusters), dtype=bool)

@@ -37,11 +37,11 @@ def multi_prompt_adapter(
 
 def refined_adapters(
     predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int, report: Report
-) -> dict[str, Adapter]:
-    """By prompt key: the prediction as the first weights of so many steps of the corpus' recipe."""
+) -> list[Adapter]:
+    """One a prompt: the prediction as the first weights of so many steps of the corpus' recipe."""
     trainer = refiner(predictor, corpus, prompts, steps)
     _run(trainer, report)
-    return {prompt.key: adapter for prompt, adapter in zip(prompts, trainer.adapters(), strict=True)}
+    return trainer.adapters()
 
 
 def refiner(predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int) -> Trainer:

@@ -35,16 +35,35 @@ class Cast:
     Args:
         predictor: the hypernetwork on its base.
         corpus: the adapters it learned from, and those of held-out prompts.
-        multi: one adapter trained on all training prompts at once.
-        refined: by prompt key: adapters trained on for a few steps from the prediction; may be empty.
+        multi: makes one adapter trained on all training prompts at once; called when a row asks for it.
+        refined: makes, by prompt key, adapters trained on for a few steps from the prediction, likewise; None for none.
     """
 
     def __init__(
-        self, predictor: Predictor, corpus: Corpus, multi: Adapter, refined: Mapping[str, Adapter] | None = None
+        self,
+        predictor: Predictor,
+        corpus: Corpus,
+        multi: Callable[[], Adapter],
+        refined: Callable[[], Mapping[str, Adapter]] | None = None,
     ) -> None:
-        self.predictor, self.corpus, self.multi, self.refined = predictor, corpus, multi, dict(refined or {})
+        self.predictor, self.corpus, self._multi, self._refined = predictor, corpus, multi, refined
         self.train, self.held = split_prompts(corpus)
         self.oracle = lru_cache(maxsize=256)(corpus.adapter)
+
+    @property
+    def refines(self) -> bool:
+        """Whether there are refined predictions."""
+        return self._refined is not None
+
+    @cached_property
+    def multi(self) -> Adapter:
+        """The one adapter for all prompts."""
+        return self._multi()
+
+    @cached_property
+    def refined(self) -> Mapping[str, Adapter]:
+        """The refined predictions by prompt key."""
+        return {} if self._refined is None else self._refined()
 
     @cached_property
     def mean(self) -> Adapter:

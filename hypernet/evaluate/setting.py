@@ -1,9 +1,10 @@
-"""An evaluation made ready: held-out prompts chosen, rivals trained or read from the work folder."""
+"""An evaluation made ready: held-out prompts chosen; rivals are trained, or read from the work folder, when needed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypernet.evaluate.judge import Judge
@@ -54,25 +55,52 @@ def open_study(
     train, held = split_prompts(corpus)
     chosen = _evenly(held, prompts)
     identity = _identity(hypernet, corpus)
-
-    def kept(name: str, make: Callable[[], Adapter]) -> Adapter:
-        path = work / f"{name}-{identity[:16]}.safetensors"
-        if not path.is_file():
-            make().save(path)
-        return Adapter.load(path)
-
-    def train_multi() -> Adapter:
-        with bar("learning one adapter for all prompts") as report:
-            return multi_prompt_adapter(base, corpus, train, multi_steps, report)
-
-    multi = kept(f"multi-{multi_steps}", train_multi)
-    refined = {}
-    if refine:
-        with bar("training predictions on") as report:
-            refined = refined_adapters(predictor, corpus, chosen, refine, report)
-    cast = Cast(predictor, corpus, multi, refined)
+    rivals = _Rivals(predictor, corpus, train, chosen, multi_steps, refine, work, identity[:16], bar)
+    cast = Cast(predictor, corpus, rivals.multi, rivals.refined if refine else None)
     sampling = Sampling(guidance=guidance_scale(base.name))
     return HyperStudy(cast, judge, chosen, seeds, sampling, work, f"{identity}-{refine}-{multi_steps}", bar, subjects)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rivals:
+    """Those that must be trained, each when it is first asked for, and kept in the work folder."""
+
+    predictor: Predictor
+    corpus: Corpus
+    train: Sequence[CorpusPrompt]
+    held: Sequence[CorpusPrompt]
+    multi_steps: int
+    refine: int
+    folder: Path
+    identity: str
+    bar: Bar
+
+    def multi(self) -> Adapter:
+        """One adapter for all training prompts."""
+
+        def make() -> list[Adapter]:
+            with self.bar("learning one adapter for all prompts") as report:
+                steps, base = self.multi_steps, self.predictor.base
+                return [multi_prompt_adapter(base, self.corpus, self.train, steps, report)]
+
+        return self._kept([f"multi-{self.multi_steps}"], make)[0]
+
+    def refined(self) -> dict[str, Adapter]:
+        """By prompt key, the predictions trained on."""
+
+        def make() -> list[Adapter]:
+            with self.bar("training predictions on") as report:
+                return refined_adapters(self.predictor, self.corpus, self.held, self.refine, report)
+
+        adapters = self._kept([f"refined-{self.refine}-{n}" for n in range(len(self.held))], make)
+        return {prompt.key: adapter for prompt, adapter in zip(self.held, adapters, strict=True)}
+
+    def _kept(self, names: Sequence[str], make: Callable[[], Sequence[Adapter]]) -> list[Adapter]:
+        paths = [self.folder / f"{name}-{self.identity}.safetensors" for name in names]
+        if not all(path.is_file() for path in paths):
+            for path, adapter in zip(paths, make(), strict=True):
+                adapter.save(path)
+        return [Adapter.load(path) for path in paths]
 
 
 def _evenly(prompts: Sequence[CorpusPrompt], count: int) -> list[CorpusPrompt]:
