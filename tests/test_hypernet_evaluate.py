@@ -16,6 +16,7 @@ from torch import Tensor
 from hypernet.evaluate.judge import METRICS, PictureScores
 from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
 from hypernet.evaluate.rows import REQUIRED, ROWS, Cast
+from hypernet.evaluate.setting import open_study
 from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import check_rows, failing, figures, means
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
@@ -103,6 +104,25 @@ def drawn(base: Base, pictures: Sequence[Picture], sampling: Sampling) -> Float[
     return torch.tensor(greys)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
+def test_rivals_are_trained_once_and_then_read(
+    cast: Cast, corpus: TinyCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_again() -> Cast:
+        sizes = {"prompts": 2, "seeds": 2, "refine": 1, "multi_steps": 1}
+        hypernet = tiny_hypernet(cast.predictor.base, corpus, gain=1.0)
+        return open_study(cast.predictor.base, hypernet, corpus, PixelJudge(), tmp_path, training_bar, **sizes).cast
+
+    first = open_again()
+    assert list(tmp_path.iterdir()) == []  # nothing is trained that no row has asked for
+    multi, refined = first.multi, first.refined
+    for name in ("multi_prompt_adapter", "refined_adapters"):
+        monkeypatch.setattr(f"hypernet.evaluate.setting.{name}", None)
+    again = open_again()
+    assert torch.equal(flat(again.multi), flat(multi))
+    assert again.refined.keys() == refined.keys() == {prompt.key for prompt in cast.held}
+    assert all(torch.equal(flat(again.refined[key]), flat(adapter)) for key, adapter in refined.items())
+
+
 class PixelJudge:
     """Scores are a picture's first pixels, so that equal scores are equal pictures; it counts the photos judged."""
 
@@ -128,6 +148,7 @@ def test_a_fixed_row_has_the_scores_that_it_has_when_every_photo_is_drawn(
         monkeypatch.setattr("hypernet.evaluate.study.draw", drawn)
         judge, sampling = PixelJudge(), Sampling(steps=2)
         study = HyperStudy(cast, judge, cast.held, 2, sampling, tmp_path / str(fixed), "tiny", training_bar)
+        study.subjects = list(cast.corpus.subjects)
         found.append(study.scores("mean"))
         photos.append(judge.photos)
     for metric in METRICS:

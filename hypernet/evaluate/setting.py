@@ -19,6 +19,7 @@ from palp.base import Base
 from palp.corpus import Corpus, CorpusPrompt
 from palp.draw import Sampling
 from palp.evaluate.shelf import Bar
+from palp.learn import Report
 from palp.recipes import guidance_scale
 
 __all__ = ["open_study"]
@@ -78,27 +79,28 @@ class _Rivals:
     def multi(self) -> Adapter:
         """One adapter for all training prompts."""
 
-        def make() -> list[Adapter]:
-            with self.bar("learning one adapter for all prompts") as report:
-                steps, base = self.multi_steps, self.predictor.base
-                return [multi_prompt_adapter(base, self.corpus, self.train, steps, report)]
+        def make(report: Report) -> list[Adapter]:
+            base, steps = self.predictor.base, self.multi_steps
+            return [multi_prompt_adapter(base, self.corpus, self.train, steps, report)]
 
-        return self._kept([f"multi-{self.multi_steps}"], make)[0]
+        return self._kept([f"multi-{self.multi_steps}"], "learning one adapter for all prompts", make)[0]
 
     def refined(self) -> dict[str, Adapter]:
         """By prompt key, the predictions trained on."""
 
-        def make() -> list[Adapter]:
-            with self.bar("training predictions on") as report:
-                return refined_adapters(self.predictor, self.corpus, self.held, self.refine, report)
+        def make(report: Report) -> list[Adapter]:
+            return refined_adapters(self.predictor, self.corpus, self.held, self.refine, report)
 
-        adapters = self._kept([f"refined-{self.refine}-{n}" for n in range(len(self.held))], make)
+        names = [f"refined-{self.refine}-{n}" for n in range(len(self.held))]
+        adapters = self._kept(names, "training predictions on", make)
         return {prompt.key: adapter for prompt, adapter in zip(self.held, adapters, strict=True)}
 
-    def _kept(self, names: Sequence[str], make: Callable[[], Sequence[Adapter]]) -> list[Adapter]:
+    def _kept(self, names: Sequence[str], title: str, make: Callable[[Report], Sequence[Adapter]]) -> list[Adapter]:
         paths = [self.folder / f"{name}-{self.identity}.safetensors" for name in names]
         if not all(path.is_file() for path in paths):
-            for path, adapter in zip(paths, make(), strict=True):
+            with self.bar(title) as report:
+                made = make(report)
+            for path, adapter in zip(paths, made, strict=True):
                 adapter.save(path)
         return [Adapter.load(path) for path in paths]
 
