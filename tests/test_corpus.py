@@ -255,4 +255,4 @@ def test_plans_that_cannot_be_are_a_sentence(text: str, sentence: str, tmp_path:
 def test_shipped_plans_can_be_read_and_leak_nothing(path: Path) -> None:
     plan = read_plan(path)
     counts = plan.prompts
-    assert len(counts.prompts()) == counts.train + counts.paraphrase + counts.combination + counts.word
+    assert len(counts.prompts()) == counts.train + counts.paraphrase + counts.combination + counts.word + counts.longer

@@ -16,7 +16,7 @@ from palp.corpus.prompts import PromptCounts, draw_prompts, read_prompts
 from palp.errors import InputError, LeakageError
 from palp.prompts import placeholders_in
 
-COUNTS = PromptCounts(train=120, paraphrase=20, combination=20, word=20)
+COUNTS = PromptCounts(train=400, paraphrase=20, combination=20, word=20, longer=10)
 
 
 def by_split(prompts: list[CorpusPrompt], split: str) -> list[CorpusPrompt]:
@@ -31,7 +31,8 @@ def grammar(request: pytest.FixtureRequest) -> Grammar:
 def test_splits_are_new_in_the_way_they_say(grammar: Grammar) -> None:
     prompts = draw_prompts(grammar, COUNTS, seed=0)
     train = by_split(prompts, "train")
-    assert [len(by_split(prompts, s)) for s in ("train", "paraphrase", "combination", "word")] == [120, 20, 20, 20]
+    sizes = [len(by_split(prompts, s)) for s in ("train", "paraphrase", "combination", "word", "longer")]
+    assert sizes == [400, 20, 20, 20, 10]
     assert len({p.text for p in prompts}) == len(prompts) == len({p.key for p in prompts})
     assert all(placeholders_in(p.text) == ["[V]"] and "{" not in p.text for p in prompts)
     words = {pair for p in train for pair in p.elements.items()}
@@ -43,6 +44,9 @@ def test_splits_are_new_in_the_way_they_say(grammar: Grammar) -> None:
         assert prompt.elements.items() <= words
         first, second = grammar.pair
         assert ((first, prompt.elements[first]), (second, prompt.elements[second])) not in pairs
+    for prompt in by_split(prompts, "longer"):
+        assert prompt.elements.items() <= words
+        assert len(prompt.elements) > max(len(p.elements) for p in train)
     for prompt in by_split(prompts, "paraphrase"):
         assert prompt.cluster in {p.cluster for p in train}
     check_prompts(prompts)
@@ -51,6 +55,16 @@ def test_splits_are_new_in_the_way_they_say(grammar: Grammar) -> None:
 def test_held_out_phrases_are_in_no_training_prompt() -> None:
     prompts = draw_prompts(read_grammar("icons"), COUNTS, seed=0)
     assert not any("aquarelle" in p.text or "cartoon of" in p.text for p in by_split(prompts, "train"))
+
+
+def test_without_longer_prompts_training_may_say_every_element(tmp_path: Path) -> None:
+    file = tmp_path / "g.yaml"
+    words = "{a: {words: {one: [one], two: [two]}}, b: {words: {x: [x], y: [y]}}}"
+    file.write_text(f"template: '{{a}} [V] {{b}}'\npair: [a, b]\nelements: {words}")
+    grammar = read_grammar(str(file))
+    assert all(len(p.elements) == 2 for p in draw_prompts(grammar, PromptCounts(2), 0))
+    with pytest.raises(InputError, match="of split train"):
+        draw_prompts(grammar, PromptCounts(2, longer=1), 0)
 
 
 def test_words_are_drawn_evenly() -> None:
@@ -72,6 +86,7 @@ def test_a_seed_gives_the_same_prompts_and_another_seed_others() -> None:
         ({"split": "combination"}, "has a training prompt"),
         ({"split": "word", "cluster": "other"}, "training has all its words"),
         ({"split": "combination", "cluster": "other"}, "training has every pair of its words"),
+        ({"split": "longer", "cluster": "other"}, "training has a prompt of as many elements"),
         ({"split": "paraphrase", "cluster": "other"}, "has no training prompt"),
         ({"split": "paraphrase", "text": "A sketch  of [V] on a beach"}, "have one text"),
     ],

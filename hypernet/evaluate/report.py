@@ -62,15 +62,17 @@ def write_report(
 
 
 def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:
-    """The table and its figures again, by what is new about a prompt, and where the subject's adapter alone fails."""
+    """The table and its figures again, by what is new about a prompt and how many elements it has, and where the subject's adapter alone fails."""
 
     def part(kept: NDArray[np.bool_]) -> dict[str, Any]:
         return rows_as_json(means(scores, clusters, kept) | {"figures": figures(scores, clusters, kept)})
 
     splits = np.array(study.per_picture([prompt.split for prompt in study.prompts]))
+    lengths = np.array(study.per_picture([len(prompt.elements) for prompt in study.prompts]))
     hard = failing(scores["subject"], study.seeds)
     return {
         "by_novelty": {split: part(splits == split) for split in dict.fromkeys(splits.tolist())},
+        "by_elements": {str(length): part(lengths == length) for length in sorted(set(lengths.tolist()))},
         "where_the_subject_fails": part(hard) if hard.any() else {},
     }
 

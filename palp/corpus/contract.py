@@ -13,7 +13,7 @@ from palp.adapter import Adapter, AdapterSpec
 
 __all__ = ["Corpus", "CorpusPrompt", "CorpusSubject", "Split"]
 
-Split = Literal["train", "paraphrase", "combination", "word"]
+Split = Literal["train", "paraphrase", "combination", "word", "longer"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CorpusPrompt:
         text: the target prompt with the subject's slot, "a pencil sketch of [V] on a beach".
         elements: canonical words by element, {"style": "sketch", "place": "beach"}; empty for a user's own prompts.
         cluster: prompts of one meaning share it, paraphrases of each other above all; intervals resample clusters.
-        split: "train", or what is new about it: only the wording, the combination of words, or a word.
+        split: "train", or what is new about it: only the wording, the combination of words, a word, or how much it says.
     """
 
     key: str

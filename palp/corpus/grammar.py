@@ -15,6 +15,7 @@ from palp.errors import InputError
 __all__ = ["Element", "Grammar", "read_grammar"]
 
 SLOT = "[V]"
+HELD_OUT_COMPANIONS = ("penguin", "guitar", "bus", "cactus", "donut", "robot", "candle", "owl")
 HELD_OUT_IN = 10  # one pair of words in so many is kept from training
 
 
@@ -125,12 +126,23 @@ def _icons() -> Grammar:
         return Element({word: phrases for word, phrases in table.items() if all(phrases)}, share, held_out)
 
     return Grammar(
-        "{style} [V] {place} {weather} {palette}",
+        "{style} [V] {companion} {place} {weather} {palette}",
         {
             "style": element(tables.STYLES, 1.0, "mosaic", "blueprint"),
+            "companion": element(_companions(), 0.35, *HELD_OUT_COMPANIONS),
             "place": element(tables.PLACES, 1.0, "cave", "island"),
-            "weather": element(tables.WEATHERS, 0.4, "fog"),
-            "palette": element(tables.PALETTES, 0.35, "vintage"),
+            "weather": element(tables.WEATHERS, 0.6, "fog"),
+            "palette": element(tables.PALETTES, 0.5, "vintage"),
         },
         ("style", "place"),
     )
+
+
+def _companions() -> dict[str, tuple[str, ...]]:
+    """How a second thing is said, for everything that the embedded base knows."""
+    from palp.base.icons import grammar as tables
+
+    return {
+        thing: tuple(f"{beside} {tables.with_article(thing)}" for beside in tables.COMPANIONS)
+        for thing in tables.concepts()
+    }

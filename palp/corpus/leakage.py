@@ -16,7 +16,7 @@ def check_prompts(prompts: Sequence[CorpusPrompt]) -> None:
 
     Raises:
         LeakageError: a text or a cluster of training is held out, a paraphrase has no training prompt, a new word or
-            combination is in training.
+            combination is in training, or a prompt as long as a longer one.
         InputError: no training prompts, or two prompts of one key or text.
     """
     train = [prompt for prompt in prompts if prompt.split == "train"]
@@ -31,13 +31,18 @@ def check_prompts(prompts: Sequence[CorpusPrompt]) -> None:
     clusters = {prompt.cluster for prompt in train}
     words = {pair for prompt in train for pair in prompt.elements.items()}
     pairs = {pair for prompt in train for pair in _pairs(prompt)}
+    longest = max(len(prompt.elements) for prompt in train)
     for prompt in prompts:
-        if reason := _leak(prompt, clusters, words, pairs):
+        if reason := _leak(prompt, clusters, words, pairs, longest):
             raise LeakageError(f"the prompt {prompt.key}, {prompt.text!r}, is held out as a {prompt.split}, {reason}")
 
 
 def _leak(
-    prompt: CorpusPrompt, clusters: set[str], words: set[tuple[str, str]], pairs: set[frozenset[tuple[str, str]]]
+    prompt: CorpusPrompt,
+    clusters: set[str],
+    words: set[tuple[str, str]],
+    pairs: set[frozenset[tuple[str, str]]],
+    longest: int,
 ) -> str | None:
     if prompt.split == "train":
         return None
@@ -48,6 +53,8 @@ def _leak(
         return "and training has all its words"
     if prompt.split == "combination" and prompt.elements and _pairs(prompt) <= pairs:
         return "and training has every pair of its words"
+    if prompt.split == "longer" and prompt.elements and len(prompt.elements) <= longest:
+        return "and training has a prompt of as many elements"
     return None
 
 

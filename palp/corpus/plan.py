@@ -26,9 +26,10 @@ class PromptPlan:
     grammar: str = "icons"  # "icons", "real" or a YAML file
     file: str | None = None  # text or JSON lines, in place of a grammar
     train: int = 400
-    paraphrase: int = 32
-    combination: int = 40
-    word: int = 40
+    paraphrase: int = 24
+    combination: int = 32
+    word: int = 32
+    longer: int = 24
     seed: int = 0
 
     def prompts(self) -> list[CorpusPrompt]:
@@ -37,7 +38,7 @@ class PromptPlan:
         Raises:
             InputError, LeakageError: as `draw_prompts`, `read_prompts` and `check_prompts`.
         """
-        counts = PromptCounts(self.train, self.paraphrase, self.combination, self.word)
+        counts = PromptCounts(self.train, self.paraphrase, self.combination, self.word, self.longer)
         if self.file is None:
             prompts = draw_prompts(read_grammar(self.grammar), counts, self.seed)
         else:

@@ -29,6 +29,7 @@ class PromptCounts:
     paraphrase: int = 0
     combination: int = 0
     word: int = 0
+    longer: int = 0
 
 
 def draw_prompts(grammar: Grammar, counts: PromptCounts, seed: int) -> list[CorpusPrompt]:
@@ -39,15 +40,17 @@ def draw_prompts(grammar: Grammar, counts: PromptCounts, seed: int) -> list[Corp
     """
     rng = np.random.default_rng(seed)
     decks = {name: _deck(element.known, rng) for name, element in grammar.elements.items()}
-    asked: dict[Split, int] = {"train": counts.train, "combination": counts.combination, "word": counts.word}
+    asked: dict[Split, int] = {
+        "train": counts.train, "combination": counts.combination, "word": counts.word, "longer": counts.longer,
+    }  # fmt: skip
     drawn: dict[Split, list[dict[str, str]]] = {split: [] for split in asked}
     seen: set[str] = set()
     for split, wanted in asked.items():
         for _ in range(TRIES * max(wanted, 1)):
             if len(drawn[split]) == wanted:
                 break
-            words = _words(grammar, decks, rng, split == "word")
-            new = _cluster(words) not in seen and _split(grammar, words) == split
+            words = _words(grammar, decks, rng, split)
+            new = _cluster(words) not in seen and _split(grammar, words, counts.longer > 0) == split
             if new and _fits(split, words, drawn["train"]):
                 seen.add(_cluster(words))
                 drawn[split].append(words)
@@ -97,27 +100,32 @@ def _deck(words: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
 
 
 def _words(
-    grammar: Grammar, decks: Mapping[str, Iterator[str]], rng: np.random.Generator, new_word: bool
+    grammar: Grammar, decks: Mapping[str, Iterator[str]], rng: np.random.Generator, split: Split
 ) -> dict[str, str]:
+    """A draw that may be of the split: one word of a new word's is held out, a longer prompt says every element."""
     elements = grammar.elements.items()
-    words = {name: next(decks[name]) for name, element in elements if rng.random() < element.share}
+    share = {name: 1.0 if split == "longer" else element.share for name, element in elements}
+    words = {name: next(decks[name]) for name, _ in elements if rng.random() < share[name]}
     able = [name for name, element in elements if element.held_out]
-    if new_word and able:
+    if split == "word" and able:
         name = able[int(rng.integers(len(able)))]
         held_out = grammar.elements[name].held_out
         words[name] = held_out[int(rng.integers(len(held_out)))]
     return {name: words[name] for name in grammar.elements if name in words}
 
 
-def _split(grammar: Grammar, words: Mapping[str, str]) -> Split:
+def _split(grammar: Grammar, words: Mapping[str, str], longer: bool) -> Split:
+    """Where a prompt belongs; with `longer`, none that says every element is for training."""
     if any(word in grammar.elements[name].held_out for name, word in words.items()):
         return "word"
-    return "combination" if grammar.pair_is_held_out(words) else "train"
+    if grammar.pair_is_held_out(words):
+        return "combination"
+    return "longer" if longer and words.keys() == grammar.elements.keys() else "train"
 
 
 def _fits(split: str, words: Mapping[str, str], train: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a new combination is one of words that training has."""
-    return split != "combination" or words.items() <= {pair for other in train for pair in other.items()}
+    """Whether a new combination, or a longer prompt, is one of words that training has."""
+    return split not in ("combination", "longer") or words.items() <= {pair for other in train for pair in other.items()}
 
 
 def _cluster(words: Mapping[str, str]) -> str:
