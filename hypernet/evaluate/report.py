@@ -62,7 +62,7 @@ def write_report(
 
 
 def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:
-    """The table and its figures again, by what is new about a prompt and how many elements it has, and where the subject's adapter alone fails."""
+    """The table and its figures again: by what is new, by number of elements, and where the subject alone fails."""
 
     def part(kept: NDArray[np.bool_]) -> dict[str, Any]:
         return rows_as_json(means(scores, clusters, kept) | {"figures": figures(scores, clusters, kept)})

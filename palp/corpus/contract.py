@@ -25,7 +25,7 @@ class CorpusPrompt:
         text: the target prompt with the subject's slot, "a pencil sketch of [V] on a beach".
         elements: canonical words by element, {"style": "sketch", "place": "beach"}; empty for a user's own prompts.
         cluster: prompts of one meaning share it, paraphrases of each other above all; intervals resample clusters.
-        split: "train", or what is new about it: only the wording, the combination of words, a word, or how much it says.
+        split: "train", or what is new about it: the wording, the combination of words, a word, or how much it says.
     """
 
     key: str

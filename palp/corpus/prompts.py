@@ -125,7 +125,9 @@ def _split(grammar: Grammar, words: Mapping[str, str], longer: bool) -> Split:
 
 def _fits(split: str, words: Mapping[str, str], train: Sequence[Mapping[str, str]]) -> bool:
     """Whether a new combination, or a longer prompt, is one of words that training has."""
-    return split not in ("combination", "longer") or words.items() <= {pair for other in train for pair in other.items()}
+    return split not in ("combination", "longer") or words.items() <= {
+        pair for other in train for pair in other.items()
+    }
 
 
 def _cluster(words: Mapping[str, str]) -> str:
