@@ -16,9 +16,10 @@ from palp.base import Base
 from palp.compose import compose
 from palp.corpus.folder import CorpusFolder, Item, Part, only_one
 from palp.corpus.manifest import write_manifest
+from palp.corpus.pictures import members
 from palp.corpus.plan import CorpusPlan, Gate
 from palp.corpus.relays import Report, Saved, run_saved
-from palp.corpus.shards import ADAPTER, PREVIEW, RECORD, write_shard
+from palp.corpus.shards import ADAPTER, PICTURES, PREVIEW, RECORD, write_shard
 from palp.corpus.subjects import Teacher, learn_subjects, read_subjects
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
@@ -28,6 +29,8 @@ from palp.sheets import save_png, to_images
 from palp.train import Exams, Finished, Job, Relay, TrainSettings
 
 __all__ = ["build_part"]
+
+EXAM = "exam.safetensors"  # latents that an adapter is examined on
 
 
 def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Report) -> CorpusFolder:
@@ -40,7 +43,10 @@ def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Repo
     folder, settings = CorpusFolder(out), recipe(base.name, "residual", plan.recipe)
     arithmetic = str(base.dtype).removeprefix("torch.")
     identity = {"base": base.fingerprint, "arithmetic": arithmetic, "settings": plan.to_mapping()}
-    folder.begin({**identity, "recipe": {**settings.to_mapping(), "rule": RESIDUAL}}, plan.prompts.prompts())
+    folder.begin(
+        {**identity, "recipe": {**settings.to_mapping(), "rule": RESIDUAL, "pictures": plan.pictures}},
+        plan.prompts.prompts(),
+    )
     shards = folder.shards()
     if part.of > len(shards):
         raise InputError(f"{part.of} builders were asked for, and there are {len(shards)} shards: ask for no more")
@@ -78,15 +84,13 @@ class _Builder:
         """Train what is not decided, and seal each shard as its last item is."""
         queue = self._queue(part)
         if queue:
-            exams = self._plan.exams
-            relay = Relay(
-                self._base,
-                [self._job(item) for item in queue],
-                self._settings,
-                self._plan.slots,
-                exams.every,
-                Exams([self._exam(item) for item in queue], exams.batch, exams.patience, exams.min_delta),
-            )
+            exams, jobs, tests = self._plan.exams, [], []
+            for number, item in enumerate(queue):
+                jobs.append(self._job(item))
+                tests.append(self._exam(item))
+                report("prompts", number + 1, len(queue))
+            work = Exams(tests, exams.batch, exams.patience, exams.min_delta)
+            relay = Relay(self._base, jobs, self._settings, self._plan.slots, exams.every, work)
             identity = {"slots": str(self._plan.slots), "queue": json.dumps([item.key for item in queue])}
             for lap in run_saved(relay, Saved(self._state(part), identity)):
                 if lap.finished:
@@ -112,10 +116,14 @@ class _Builder:
 
     def _job(self, item: Item) -> Job:
         seed = self._plan.twin_seed if item.twin else self._plan.seed
-        return _job(self._train, item, seed)
+        return self._over(self._train, item, seed, PICTURES)
 
     def _exam(self, item: Item) -> Job:
-        return _job(self._probe, item, self._plan.exams.seed)
+        return self._over(self._probe, item, self._plan.exams.seed, EXAM)
+
+    def _over(self, subjects: Sequence[Teacher], item: Item, seed: int, kind: str) -> Job:
+        path, text = self._folder.staged(item.key, kind), item.prompt.text
+        return Job(members(self._base, text, subjects, self._plan.pictures, seed, path), RESIDUAL, seed, item.key)
 
     def _decide(self, pairs: Sequence[tuple[Item, Finished]]) -> None:
         """Write each item's files, the record last; items of sealed shards are there already."""
@@ -162,17 +170,13 @@ class _Builder:
                 write_shard(self._folder.rejected(number), refused)
             write_shard(path, [sample for sample in samples if not json.loads(sample[RECORD])["rejected"]])
             for item in items:
-                for kind in ("safetensors", PREVIEW):
+                for kind in ("safetensors", PREVIEW, PICTURES, EXAM):
                     self._folder.staged(item.key, kind).unlink(missing_ok=True)
 
     def _sample(self, item: Item) -> dict[str, Any]:
-        files = {ADAPTER: "safetensors", PREVIEW: PREVIEW, RECORD: RECORD}
+        files = {ADAPTER: "safetensors", PREVIEW: PREVIEW, RECORD: RECORD, PICTURES: PICTURES}
         paths = {kind: self._folder.staged(item.key, suffix) for kind, suffix in files.items()}
         return {"__key__": item.key, **{kind: path.read_bytes() for kind, path in paths.items() if path.is_file()}}
-
-
-def _job(subjects: Sequence[Teacher], item: Item, seed: int) -> Job:
-    return Job(tuple(s.at(item.prompt.text) for s in subjects), RESIDUAL, seed, item.key)
 
 
 def _is_finite(done: Finished) -> bool:

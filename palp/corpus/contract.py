@@ -81,6 +81,9 @@ class Corpus(Protocol):
         """Training subjects and held-out ones."""
         ...
 
+    def pictures(self, key: str) -> Float[Tensor, "subjects pictures c h w"] | None:
+        """Latents that an adapter was trained on, by training subject; None where they are the subjects' own."""
+
     def adapter(self, key: str) -> Adapter:
         """The prompt adapter (residual form, no placeholders) of a prompt."""
         ...

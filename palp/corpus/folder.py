@@ -2,7 +2,8 @@
 
 plan.json                       what was asked for (compared by everyone who builds it), prompts, versions, commit
 subjects/NAME.safetensors       adapters of all subjects; NAME.latents.safetensors; subjects.json with their hashes
-shards/corpus-000000.tar        webdataset: KEY.adapter.safetensors, KEY.json (prompt and metrics), KEY.png
+shards/corpus-000000.tar        webdataset: KEY.adapter.safetensors, KEY.json (prompt and metrics), KEY.png;
+                                and KEY.pictures.safetensors where it was trained on the base's own pictures
 rejected/corpus-000000.tar      the same of what the gate refused, with the reason
 manifest.json                   when it is there the corpus is complete
 work/                           adapters on their way into a shard, and the builders' states; gone at the end

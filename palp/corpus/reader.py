@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from jaxtyping import Float
+from safetensors.torch import load, load_file
+from torch import Tensor
 
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.corpus.contract import CorpusPrompt, CorpusSubject
 from palp.corpus.folder import TWIN, CorpusFolder, read_json
-from palp.corpus.shards import PREVIEW, Shard
+from palp.corpus.shards import PICTURES, PREVIEW, Shard
 from palp.errors import CorpusError, InputError
 
 __all__ = ["OpenCorpus", "open_corpus"]
@@ -104,6 +106,11 @@ class OpenCorpus:
     def preview(self, key: str) -> bytes:
         """A small PNG file; raises as `adapter`."""
         return self._shard(key).read(key, PREVIEW)
+
+    def pictures(self, key: str) -> Float[Tensor, "subjects pictures c h w"] | None:
+        """Latents that an adapter was trained on, by training subject; None: the subjects' own. Raises as `adapter`."""
+        shard = self._shard(key)
+        return load(shard.read(key, PICTURES))["latents"] if (key, PICTURES) in shard.places else None
 
     def _shard(self, key: str) -> Shard:
         if key not in self._home:

@@ -16,6 +16,7 @@ from palp.errors import CorpusError
 __all__ = ["Shard", "write_shard"]
 
 ADAPTER, RECORD, PREVIEW = "adapter.safetensors", "json", "png"
+PICTURES = "pictures.safetensors"  # latents that the adapter was trained on, where they are not the subjects' own
 
 
 def write_shard(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
