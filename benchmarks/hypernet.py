@@ -98,6 +98,10 @@ class Part:
         """As the whole corpus'."""
         return self._corpus.adapter(key)
 
+    def pictures(self, key: str) -> torch.Tensor | None:
+        """As the whole corpus'."""
+        return self._corpus.pictures(key)
+
     def metrics(self, key: str) -> Mapping[str, float]:
         """As the whole corpus'."""
         return self._corpus.metrics(key)
@@ -133,7 +137,8 @@ class Examination:
         strangers = [subject for subject in corpus.subjects if subject.held_out]
         self._stage = Stage(base, corpus.spec, strangers, TOGETHER)
         recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
-        draws = Draws(self._held, strangers, (round(recipe.t_min * steps), round(recipe.t_max * steps)), base.device)
+        t_range = round(recipe.t_min * steps), round(recipe.t_max * steps)
+        draws = Draws(self._held, strangers, t_range, base.device, corpus.pictures)
         self._parts = [part for part in _parts(self._held) if len(part) > 1]
         self._batches = [draws.of([KEY, i], part, SAMPLES) for i, part in enumerate(self._parts)]
 

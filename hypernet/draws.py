@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from palp.corpus import CorpusPrompt, CorpusSubject
 
 __all__ = ["Draws", "HyperBatch"]
+
+PromptPictures: TypeAlias = Callable[[str], Float[Tensor, "subjects pictures c h w"] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class Draws:
         prompts, subjects: to draw from.
         t_range: timesteps, from the first up to below the second.
         device: of the batches.
+        pictures: latents that a prompt's adapter was trained on, by its key; None where they are the subjects' own.
     """
 
     def __init__(
@@ -53,8 +57,10 @@ class Draws:
         subjects: Sequence[CorpusSubject],
         t_range: tuple[int, int],
         device: torch.device,
+        pictures: PromptPictures = lambda key: None,
     ) -> None:
         self._prompts, self._subjects, self._t_range, self._device = prompts, subjects, t_range, device
+        self._pictures = pictures
 
     def draw(self, key: Sequence[int], prompts: int, samples: int) -> HyperBatch:
         """A batch of so many prompts, or all if there are fewer, the same whenever it is drawn with this key."""
@@ -70,9 +76,8 @@ class Draws:
     def _fill(self, prompts: Sequence[CorpusPrompt], samples: int, random: np.random.Generator) -> HyperBatch:
         n = len(prompts) * samples
         subjects = random.integers(len(self._subjects), size=n)
-        pictures = [int(random.integers(len(self._subjects[i].latents))) for i in subjects]
-        pairs = zip(subjects, pictures, strict=True)
-        x0 = torch.stack([self._subjects[i].latents[picture] for i, picture in pairs]).float()
+        choices = [self._choice(prompts[row // samples], i) for row, i in enumerate(subjects.tolist())]
+        x0 = torch.stack([latents[int(random.integers(len(latents)))] for latents in choices]).float()
         noise, fresh = (torch.from_numpy(random.standard_normal(x0.shape, dtype=np.float32)) for _ in range(2))
         t = torch.from_numpy(random.integers(*self._t_range, size=n))
         return HyperBatch(
@@ -85,3 +90,8 @@ class Draws:
             fresh.to(self._device),
             t.to(self._device),
         )
+
+    def _choice(self, prompt: CorpusPrompt, subject: int) -> Float[Tensor, "pictures c h w"]:
+        """The latents to choose from; to a subject that was not trained over falls what another was trained on."""
+        own = self._pictures(prompt.key)
+        return self._subjects[subject].latents if own is None else own[subject % len(own)]

@@ -110,9 +110,10 @@ class HyperTrainer:
         subjects = [subject for subject in self.corpus.subjects if not subject.held_out]
         strangers = [subject for subject in self.corpus.subjects if subject.held_out]
         self._stage = Stage(base, spec, subjects, min(settings.prompts, len(train)))
-        self._draws = Draws(train, subjects, t_range, base.device)
+        pictures = lru_cache(maxsize=CACHED)(self.corpus.pictures)
+        self._draws = Draws(train, subjects, t_range, base.device, pictures)
         self._validation_stage = Stage(base, spec, strangers, settings.prompts)
-        draws = Draws(held, strangers, t_range, base.device)
+        draws = Draws(held, strangers, t_range, base.device, pictures)
         chosen = held[:: max(1, len(held) // settings.validation_prompts)][: settings.validation_prompts]
         self._validation = [
             draws.of([VALIDATION_KEY, i], part, VALIDATION_SAMPLES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class TinyCorpus:
     prompts: Sequence[CorpusPrompt]
     subjects: Sequence[CorpusSubject]
     adapters: Mapping[str, Adapter]
+    latents: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def pictures(self, key: str) -> Tensor | None:
+        return self.latents.get(key)
 
     def adapter(self, key: str) -> Adapter:
         return self.adapters[key]

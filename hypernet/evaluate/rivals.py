@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from hypernet.predict import Predictor
 from hypernet.prompts import prompts_of
 from hypernet.stage import recipe_settings
@@ -28,7 +30,7 @@ def multi_prompt_adapter(
     Every prompt over every subject would be thousands of prompts to encode, for an adapter that sees a few in a step.
     """
     subjects = [subject for subject in corpus.subjects if not subject.held_out]
-    members = tuple(_member(prompt, subjects[i % len(subjects)]) for i, prompt in enumerate(prompts))
+    members = tuple(_members(corpus, prompt)[i % len(subjects)] for i, prompt in enumerate(prompts))
     job = Job(members, _rule(corpus), SEED, "all prompts")
     trainer = Trainer(base, [job], _settings(corpus, steps))
     _run(trainer, report)
@@ -55,14 +57,17 @@ def refiner(predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt
 
 
 def _members(corpus: Corpus, prompt: CorpusPrompt) -> tuple[JobSubject, ...]:
-    """The prompt over every training subject."""
-    return tuple(_member(prompt, subject) for subject in corpus.subjects if not subject.held_out)
+    """The prompt over every training subject, on the pictures that the corpus' own adapter had."""
+    subjects = [subject for subject in corpus.subjects if not subject.held_out]
+    pictures = corpus.pictures(prompt.key)
+    latents = [subject.latents for subject in subjects] if pictures is None else pictures
+    return tuple(_member(prompt, *pair) for pair in zip(subjects, latents, strict=True))
 
 
-def _member(prompt: CorpusPrompt, subject: CorpusSubject) -> JobSubject:
+def _member(prompt: CorpusPrompt, subject: CorpusSubject, latents: Tensor) -> JobSubject:
     word = min(subject.adapter.placeholders, default="[V]")
     texts = prompts_of(prompt.text, subject.class_word)
-    return JobSubject(subject.latents, texts, word, subject.class_word, subject.adapter)
+    return JobSubject(latents, texts, word, subject.class_word, subject.adapter)
 
 
 def _settings(corpus: Corpus, steps: int) -> TrainSettings:

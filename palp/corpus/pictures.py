@@ -17,7 +17,6 @@ from torch import Tensor
 
 from palp.atomic import atomic_write
 from palp.base import Base
-from palp.corpus.plan import Pictures
 from palp.corpus.subjects import Teacher
 from palp.draw import Picture, Sampling, batch_size, draw
 from palp.recipes import guidance_scale
@@ -40,15 +39,17 @@ def clean_latents(
     drawn = draw(base, pictures, Sampling(STEPS, guidance_scale(base.name)))
     with torch.no_grad():
         parts = [base.encode_images(part.to(base.device)) for part in drawn.split(batch_size(base))]
-    return torch.cat(parts).float().cpu().unflatten(0, (len(teachers), each))
+    latents = torch.cat(parts).float().cpu()
+    return latents.view(len(teachers), each, *latents.shape[1:])
 
 
 def members(
-    base: Base, prompt: str, teachers: Sequence[Teacher], pictures: Pictures, seed: int, path: Path | None = None
+    base: Base, prompt: str, teachers: Sequence[Teacher], pictures: str, seed: int, path: Path | None = None
 ) -> tuple[JobSubject, ...]:
     """A prompt over frozen subjects, as a residual job has them.
 
     Args:
+        pictures: "subject" or "prompt".
         seed: of pictures of the prompt.
         path: of a file that keeps these; drawn if it is not there.
     """

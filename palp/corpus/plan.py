@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeVar
 
 from palp.corpus.contract import CorpusPrompt
 from palp.corpus.grammar import read_grammar
@@ -13,11 +13,9 @@ from palp.corpus.leakage import check_prompts
 from palp.corpus.prompts import PromptCounts, draw_prompts, read_prompts
 from palp.errors import InputError
 
-__all__ = ["CorpusPlan", "ExamPlan", "Gate", "Pictures", "PromptPlan", "SubjectPlan", "read_plan"]
+__all__ = ["CorpusPlan", "ExamPlan", "Gate", "PromptPlan", "SubjectPlan", "read_plan"]
 
-Pictures: TypeAlias = Literal["subject", "prompt"]
-"""What adapters are trained on; see `palp.corpus.pictures`."""
-
+PICTURES = ("subject", "prompt")
 ROLES = ("train", "probe", "held_out")
 T = TypeVar("T")
 
@@ -95,7 +93,7 @@ class CorpusPlan:
     train_subjects: int = 8  # of the picture world
     probe_subjects: int = 3  # of the picture world
     recipe: Mapping[str, Any] = field(default_factory=dict)  # over the residual recipe of the base
-    pictures: Pictures = "subject"  # "subject": the subjects' own; "prompt": the base's, of each prompt
+    pictures: str = "subject"  # "subject": the subjects' own; "prompt": the base's, of each prompt
     subject_recipe: Mapping[str, Any] = field(default_factory=dict)  # over the subject recipe of the base
     seed: int = 0  # of A, data order, timesteps and noise: one for all
     twins: int = 32  # adapters trained again with another seed
@@ -110,8 +108,8 @@ class CorpusPlan:
         for name in ("train_subjects", "slots", "shard_size", "preview_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
-        if self.pictures not in get_args(Pictures):
-            raise InputError(f"pictures is {self.pictures!r}, and must be one of {', '.join(get_args(Pictures))}")
+        if self.pictures not in PICTURES:
+            raise InputError(f"pictures is {self.pictures!r}, and must be one of {', '.join(PICTURES)}")
         if self.seed == self.twin_seed:
             raise InputError(f"seed and twin_seed are both {self.seed}: twins need another seed")
 
