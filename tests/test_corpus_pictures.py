@@ -17,10 +17,10 @@ from palp.corpus import CorpusPrompt, open_corpus
 from palp.corpus.build import build_part
 from palp.corpus.folder import CorpusFolder, Part
 from palp.corpus.manifest import problems
-from palp.corpus.pictures import clean_latents, members
 from palp.corpus.plan import CorpusPlan
 from palp.corpus.subjects import read_subjects
 from palp.errors import InputError
+from palp.prompt_pictures import clean_latents, on_latents
 from tests.corpora import tiny_corpus, tiny_hypernet
 from tests.corpus_building import OPEN_GATE, corpus_files, plan_in, quiet
 from tests.tiny import tiny_base
@@ -39,16 +39,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
 
 def test_the_shards_keep_the_pictures_and_they_are_of_the_clean_prompt(built: CorpusFolder) -> None:
     corpus, base = open_corpus(built.path), tiny_base("sd1")
-    teachers = list(read_subjects(built, "train").values())
+    (teacher,) = read_subjects(built, "train").values()
     assert list(problems(built)) == []
     assert corpus.recipe["pictures"] == "prompt"
     kept = corpus.pictures("own-00001")
     assert kept is not None
     assert kept.shape == (1, 4, 4, 8, 8), "one subject: four pictures of it"
-    assert torch.equal(kept, clean_latents(base, "a sketch of [V]", teachers, seed=0))
-    assert not torch.equal(kept, clean_latents(base, "a cat to [V]", teachers, seed=0))
-    other_word = [replace(teachers[0], class_word="hat")]
-    assert not torch.equal(kept, clean_latents(base, "a sketch of [V]", other_word, seed=0))
+    assert torch.equal(kept, clean_latents(base, [teacher.at("a sketch of [V]")], seed=0))
+    assert not torch.equal(kept, clean_latents(base, [teacher.at("a cat to [V]")], seed=0))
+    hat = replace(teacher, class_word="hat").at("a sketch of [V]")
+    assert not torch.equal(kept, clean_latents(base, [hat], seed=0))
+    assert torch.equal(on_latents([hat], kept)[0].latents, kept[0])
     twins = corpus.pictures("own-00001-twin")
     assert twins is not None
     assert not torch.equal(kept, twins), "another seed has other pictures"
@@ -73,18 +74,15 @@ def test_pictures_that_a_killed_run_had_drawn_are_taken_and_give_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         build_part(base, plan, folder.path, Part(), kill)
-    assert len(list((folder.work / "items").glob("*.pictures.safetensors"))) == 3
+    kept = sorted((folder.work / "items").glob("*.pictures.safetensors"))
+    assert len(kept) == 3
+    when = kept[0].stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        build_part(base, plan, folder.path, Part(), kill)
+    assert kept[0].stat().st_mtime_ns == when, "not drawn again"
     again, straight = corpus_files(build_part(base, plan, folder.path, Part(), quiet)), corpus_files(built)
     assert again.keys() == straight.keys()
     assert [name for name in again if again[name] != straight[name]] == []
-
-
-def test_kept_pictures_are_read_and_not_drawn_again(built: CorpusFolder, tmp_path: Path) -> None:
-    base, teachers = tiny_base("sd1"), list(read_subjects(built, "train").values())
-    first = members(base, "a sketch of [V]", teachers, "prompt", 0, tmp_path / "p.safetensors")
-    second = members(base, "a cat to [V]", teachers, "prompt", 0, tmp_path / "p.safetensors")
-    assert torch.equal(first[0].latents, second[0].latents)
-    assert members(base, "a cat to [V]", teachers, "subject", 0)[0].latents is teachers[0].latents
 
 
 def test_another_kind_of_pictures_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,15 @@ def test_pairs_that_fail_are_chosen_on_other_seeds_than_they_are_measured_on(sma
 
 
 def test_the_gate_writes_every_row_with_its_controls(small: Study, tmp_path: Path) -> None:
-    names = ("base", "subject", "subject_0.6", "transferred", "transferred_other", "independent")
+    names = (
+        "base",
+        "subject",
+        "subject_0.6",
+        "transferred",
+        "transferred_pictures",
+        "transferred_other",
+        "independent",
+    )
     write_gate(small, {name: GATE_METHODS[name] for name in names}, Files(tmp_path))
     written = json.loads((tmp_path / "results/gate0-icons.json").read_text())
     assert set(written["rows"]) == set(names)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
-from palp.atomic import write_json
+from palp.atomic import atomic_write, write_json
 from palp.base import Base
 from palp.compose import compose
 from palp.corpus.folder import CorpusFolder, Item, Part, only_one
 from palp.corpus.manifest import write_manifest
-from palp.corpus.pictures import members
 from palp.corpus.plan import CorpusPlan, Gate
 from palp.corpus.relays import Report, Saved, run_saved
 from palp.corpus.shards import ADAPTER, PICTURES, PREVIEW, RECORD, write_shard
@@ -24,9 +25,10 @@ from palp.corpus.subjects import Teacher, learn_subjects, read_subjects
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.guidance import RESIDUAL
+from palp.prompt_pictures import clean_latents, on_latents
 from palp.recipes import guidance_scale, recipe
 from palp.sheets import save_png, to_images
-from palp.train import Exams, Finished, Job, Relay, TrainSettings
+from palp.train import Exams, Finished, Job, JobSubject, Relay, TrainSettings
 
 __all__ = ["build_part"]
 
@@ -122,8 +124,18 @@ class _Builder:
         return self._over(self._probe, item, self._plan.exams.seed, EXAM)
 
     def _over(self, subjects: Sequence[Teacher], item: Item, seed: int, kind: str) -> Job:
-        path, text = self._folder.staged(item.key, kind), item.prompt.text
-        return Job(members(self._base, text, subjects, self._plan.pictures, seed, path), RESIDUAL, seed, item.key)
+        members = tuple(subject.at(item.prompt.text) for subject in subjects)
+        if self._plan.pictures == "prompt":
+            members = on_latents(members, self._latents(members, seed, self._folder.staged(item.key, kind)))
+        return Job(members, RESIDUAL, seed, item.key)
+
+    def _latents(self, members: Sequence[JobSubject], seed: int, path: Path) -> torch.Tensor:
+        """Those that a killed run has drawn are taken; without them it would draw the same."""
+        if not path.is_file():
+            latents = clean_latents(self._base, members, seed)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(serialize({"latents": latents.contiguous()}))
+        return load_file(path)["latents"]
 
     def _decide(self, pairs: Sequence[tuple[Item, Finished]]) -> None:
         """Write each item's files, the record last; items of sealed shards are there already."""

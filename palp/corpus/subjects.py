@@ -35,11 +35,10 @@ class Teacher:
     latents: torch.Tensor
     adapter: Adapter
 
-    def at(self, prompt: str, latents: torch.Tensor | None = None) -> JobSubject:
-        """The subject as a part of a prompt's job, on its own pictures or, as latents, on others."""
+    def at(self, prompt: str) -> JobSubject:
+        """The subject as a part of a prompt's job."""
         word = Subject(self.class_word, torch.zeros(1, 3, 1, 1))
-        latents = self.latents if latents is None else latents
-        return JobSubject(latents, make_prompts([word], prompt)["[V]"], "[V]", self.class_word, self.adapter)
+        return JobSubject(self.latents, make_prompts([word], prompt)["[V]"], "[V]", self.class_word, self.adapter)
 
 
 @dataclass(frozen=True, eq=False)

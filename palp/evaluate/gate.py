@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palp.evaluate.intervals import RESAMPLES, Estimate, estimate
-from palp.evaluate.methods import METHODS, Method, Need, Plan, residual, subject_need
+from palp.evaluate.methods import METHODS, Method, Need, Plan, other, residual, subject_need
 from palp.evaluate.metrics import PROMPT_METRICS, Scores
 from palp.evaluate.report import SCALING, Files, settings, write_plane
 from palp.evaluate.results import Row, rows_as_json, write_results
@@ -42,6 +42,12 @@ GATE_METHODS: Mapping[str, Method] = {
     "transferred_palp": Method("of other subjects, PALP's loss", residual("palp", transferred=True)),
     "transferred_kv": Method(
         "of other subjects, text keys and values", residual(RESIDUAL, transferred=True, sites="cross-kv")
+    ),
+    "transferred_pictures": Method(
+        "of other subjects, on the base's pictures", residual(RESIDUAL, transferred=True, pictures="prompt")
+    ),
+    "transferred_pictures_other": Method(
+        "…, another prompt's", residual(RESIDUAL, transferred=True, pictures="prompt", targets=other)
     ),
     "transferred_one": Method("of one other subject", residual(RESIDUAL, transferred=True, teachers=1)),
     "independent": Method(

@@ -20,6 +20,7 @@ __all__ = [
     "Need",
     "Plan",
     "choose_methods",
+    "other",
     "residual",
     "stopped",
     "subject_need",
@@ -41,6 +42,7 @@ class Need:
         share: of the training's steps after which the adapter is taken; below 1 it is stopped early.
         changes: settings other than the recipe's.
         seed: another first weight and order of data, for what is to be independent.
+        pictures: of the residual form: the subjects' own, or "prompt", the base's of the prompt.
     """
 
     form: Form
@@ -50,6 +52,7 @@ class Need:
     share: float = 1.0
     changes: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
+    pictures: str = "subject"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def residual(
     teachers: int | None = None,
     targets: Callable[[Cell], tuple[Scene, ...]] = lambda cell: (cell.target,),
     subject: Callable[[str], Need] = subject_need,
+    pictures: str = "subject",
     **changes: Any,
 ) -> Callable[[Cell], Plan]:
     """The frozen subject adapter, and the mean ΔW of residual adapters: of one target normally.
@@ -147,6 +151,7 @@ def residual(
         teachers: how many of those; None is all.
         targets: what they are learned for.
         subject: the adapter of the subject drawn.
+        pictures: that they are learned on; "subject" or "prompt".
         changes: settings over those that were chosen.
     """
 
@@ -154,13 +159,14 @@ def residual(
         members = cell.protocol.transfer[:teachers] if transferred else (cell.subject,)
         chosen = targets(cell)
         values = tuple(sorted({**dict(cell.changes(f"residual_{rule}")), **changes}.items()))
-        needs = [Need("residual", rule, members, target, changes=values) for target in chosen]
+        needs = [Need("residual", rule, members, target, changes=values, pictures=pictures) for target in chosen]
         return Plan(((subject(cell.subject), 1.0), *((need, 1 / len(chosen)) for need in needs)))
 
     return plan
 
 
-def _other(cell: Cell) -> tuple[Scene, ...]:
+def other(cell: Cell) -> tuple[Scene, ...]:
+    """Another prompt of the protocol, the same each time."""
     return (cell.protocol.other(cell.target),)
 
 
@@ -191,11 +197,11 @@ METHODS: Mapping[str, Method] = {
     "residual_palp": Method("residual, PALP", residual("palp")),
     "residual_composed": Method("residual, composed", residual("composed")),
     "residual_regional": Method("residual, regional", residual("regional")),
-    "residual_other": Method("residual, another prompt's", residual(RESIDUAL, targets=_other)),
+    "residual_other": Method("residual, another prompt's", residual(RESIDUAL, targets=other)),
     "residual_mean": Method("residual, mean of prompts", residual(RESIDUAL, targets=_all)),
     "transferred": Method("residual of other subjects", residual(RESIDUAL, transferred=True)),
     "transferred_other": Method(
-        "of other subjects, another prompt's", residual(RESIDUAL, transferred=True, targets=_other)
+        "of other subjects, another prompt's", residual(RESIDUAL, transferred=True, targets=other)
     ),
     "transferred_mean": Method(
         "of other subjects, mean of prompts", residual(RESIDUAL, transferred=True, targets=_all)

@@ -18,6 +18,7 @@ from palp.errors import InputError
 from palp.evaluate.methods import Need, subject_need
 from palp.evaluate.protocol import learnable, target_prompt
 from palp.learn import Report
+from palp.prompt_pictures import clean_latents, on_latents
 from palp.recipes import Form, recipe
 from palp.subjects import Subject
 from palp.train import GUIDANCE, Job, Trainer, TrainSettings, joint_job, residual_job
@@ -94,7 +95,7 @@ class Shelf:
     def job(self, need: Need) -> Job:
         """What the need is to the trainer; needs that differ in `share`, or in what a bank shares, have equal jobs."""
         guidance = tuple((name, float(value)) for name, value in need.changes if name in GUIDANCE)
-        key = Need(need.form, need.rule, need.subjects, need.target, changes=guidance, seed=need.seed)
+        key = replace(need, share=1.0, changes=guidance)
         if key not in self._jobs:
             self._jobs[key] = replace(self._make_job(key), guidance=guidance)
         return self._jobs[key]
@@ -107,7 +108,10 @@ class Shelf:
             return joint_job(self.base, [self._subject(need.subjects[0])], prompt, rule=need.rule, seed=seed, name=name)
         assert prompt is not None
         members = [(self._subject(name), self._teacher(name)) for name in need.subjects]
-        return residual_job(self.base, members, prompt, rule=need.rule, seed=seed, name=name)
+        job = residual_job(self.base, members, prompt, rule=need.rule, seed=seed, name=name)
+        if need.pictures == "prompt":
+            return replace(job, subjects=on_latents(job.subjects, clean_latents(self.base, job.subjects, seed)))
+        return job
 
     def _subject(self, name: str) -> Subject:
         if name not in self._subjects:
