@@ -178,6 +178,7 @@ def row(found: Changes, clusters: Sequence[str]) -> Row:
         "gain": share(total - _array(found.missed(found.own))),
         "gain_of_mean": share(total - _array(found.missed(found.mean))),
         "specificity": share(_array(found.told_apart)),
+        "specificity_of_corpus": share(_array(found.corpus_told_apart)),
     }
 
 

@@ -31,6 +31,7 @@ class Proxies:
         cosine_of_other: the same with another prompt's prediction.
         specificity: share of Δ that the own prediction recovers less that of another's, Σ⟨Δ̂ − Δ̂', Δ⟩ / Σ‖Δ‖²;
             0 for a mean adapter.
+        specificity_of_corpus: the same of the corpus' own adapters: all that there is to tell apart.
     """
 
     gain: float
@@ -38,6 +39,7 @@ class Proxies:
     cosine: float
     cosine_of_other: float
     specificity: float
+    specificity_of_corpus: float
 
     @property
     def score(self) -> float:
@@ -50,12 +52,13 @@ class Changes:
     """What adapters change in the denoiser's output, sample by sample.
 
     Args:
-        wanted: the corpus' adapter of the sample's prompt.
-        own, other: the prediction for it, and for another prompt.
+        wanted, wanted_other: the corpus' adapter of the sample's prompt, and of another prompt.
+        own, other: the predictions for these.
         mean: the corpus' mean adapter.
     """
 
     wanted: Float[Tensor, "rows c h w"]
+    wanted_other: Float[Tensor, "rows c h w"]
     own: Float[Tensor, "rows c h w"]
     other: Float[Tensor, "rows c h w"]
     mean: Float[Tensor, "rows c h w"]
@@ -80,6 +83,11 @@ class Changes:
         """⟨Δ̂ − Δ̂', Δ⟩ / dims."""
         return ((self.own - self.other) * self.wanted).flatten(1).mean(1)
 
+    @property
+    def corpus_told_apart(self) -> Float[Tensor, "rows"]:
+        """⟨Δ − Δ', Δ⟩ / dims."""
+        return ((self.wanted - self.wanted_other) * self.wanted).flatten(1).mean(1)
+
 
 Predict = Callable[[Samples], Factors]
 
@@ -102,11 +110,13 @@ def measure(stage: Stage, samples: list[Samples], predict: Predict, target: list
 def changes(stage: Stage, samples: Samples, predict: Predict, target: Factors, mean: Factors) -> Changes:
     """The changes of one batch of samples; see `measure`."""
     predicted, alone = predict(samples), stage.alone(samples)
-    rows, n = samples.batch.rows, len(target)
+    n = len(target)
+    following = (samples.batch.rows + 1) % n
     return Changes(
         wanted=stage.native(samples, target) - alone,
+        wanted_other=stage.native(samples, target, following) - alone,
         own=stage.native(samples, predicted) - alone,
-        other=stage.native(samples, predicted, (rows + 1) % n) - alone,
+        other=stage.native(samples, predicted, following) - alone,
         mean=stage.native(samples, mean[[0] * n]) - alone,
     )
 
@@ -119,6 +129,7 @@ def _summary(found: Changes) -> Proxies:
         cosine=float(_cosines(found.own, found.wanted).mean()),
         cosine_of_other=float(_cosines(found.other, found.wanted).mean()),
         specificity=float(found.told_apart.sum() / total),
+        specificity_of_corpus=float(found.corpus_told_apart.sum() / total),
     )
 
 

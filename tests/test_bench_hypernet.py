@@ -18,7 +18,7 @@ from tests.corpora import CONFIG, TinyCorpus
 def changes(seed: int, error: float, rows: int = 40) -> Changes:
     generator = torch.Generator().manual_seed(seed)
     wanted, off, other = (torch.randn(rows, 4, 2, 2, generator=generator) for _ in range(3))
-    return Changes(wanted, wanted + error * off, other, torch.zeros_like(wanted))
+    return Changes(wanted, -wanted, wanted + error * off, other, torch.zeros_like(wanted))
 
 
 def test_a_part_keeps_what_is_held_out_and_grows_by_prompts_never_by_others(corpus: TinyCorpus) -> None:
@@ -48,6 +48,7 @@ def test_gain_is_one_for_the_oracle_and_zero_for_nothing() -> None:
     assert exact["gain"].value == pytest.approx(1)
     assert exact["gain_of_mean"].value == pytest.approx(0)
     assert exact["specificity"].value == pytest.approx(1, abs=0.3)
+    assert exact["specificity_of_corpus"].value == pytest.approx(2)
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:

@@ -196,6 +196,8 @@ def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:
     assert oracle.gain == pytest.approx(1.0, abs=1e-4)
     assert oracle.cosine == pytest.approx(1.0, abs=1e-4)
     assert oracle.specificity > 0.02
+    assert oracle.specificity == pytest.approx(oracle.specificity_of_corpus, abs=1e-5)
+    assert mean.specificity_of_corpus == oracle.specificity_of_corpus
     assert mean.specificity == pytest.approx(0.0, abs=1e-5)  # a mean adapter has S = 0
     assert mean.gain == pytest.approx(mean.gain_of_mean, abs=1e-5)
     assert oracle.score > mean.score

@@ -53,7 +53,7 @@ def train(
     def validated(done: int, proxies: Proxies) -> None:
         typer.echo(
             f"step {done}: held-out gain {proxies.gain:.3f} (mean adapter {proxies.gain_of_mean:.3f}), "
-            f"specificity {proxies.specificity:.3f}",
+            f"specificity {proxies.specificity:.3f} (corpus {proxies.specificity_of_corpus:.3f})",
             err=True,
         )
 
