@@ -24,7 +24,7 @@ RESULTS = ROOT / "docs" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 NONE = "–"
 Rows: TypeAlias = Mapping[str, Mapping[str, Mapping[str, float]]]
-FINE = ("text", "ideal_distance")  # metrics whose differences are in the third digit
+FINE = ("text", "ideal_distance")
 
 PICTURES = {
     "text": "target prompt",
@@ -43,10 +43,14 @@ class Table:
     Args:
         columns: title by metric of `rows`, or by "SECTION/METRIC" of another section, such as paired gains.
         rows: label by row; a row that the file does not have is left out.
+        section: of the file, where the rows are.
+        fine: metrics whose differences are in the third digit.
     """
 
     columns: Mapping[str, str]
     rows: Mapping[str, str]
+    section: str = "rows"
+    fine: tuple[str, ...] = FINE
 
 
 def _swept(name: str, setting: Mapping[str, float]) -> str:
@@ -74,6 +78,29 @@ TABLES = {
     "hypernet-icons": Table(
         {"alignment": "alignment", "text": "text (second judge)", "subject": "likeness to the subject"},
         {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
+        fine=(*FINE, "alignment"),
+    ),
+    "hypernet-icons-parts": Table(
+        {
+            "G_denominator": "room: oracle over the subject alone",
+            "G_numerator": "predicted over the subject alone",
+            "S_numerator": "predicted over another prompt's",
+            "G": "G",
+            "S": "S",
+        },
+        {
+            "paraphrase": "another wording",
+            "combination": "a new pair of words",
+            "word": "a new word",
+            "longer": "longer than any",
+            "elements_2": "two elements",
+            "elements_3": "three",
+            "elements_4": "four",
+            "elements_5": "five",
+            "where_the_subject_fails": "where the subject alone misses something",
+        },
+        "figures_by_part",
+        ("G_denominator", "G_numerator", "S_numerator"),
     ),
     "palp-icons": COMPARISON,
     "palp-icons-rivals": COMPARISON,
@@ -87,6 +114,8 @@ TABLES = {
     ),
 }
 
+FILES = {"hypernet-icons-parts": "hypernet-icons"}  # of tables that are a part of another's file
+
 
 def with_tables(text: str, results: Path = RESULTS) -> str:
     """The text with every table that it has markers for as `results` has it now.
@@ -97,7 +126,7 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
 
     def replaced(found: re.Match[str]) -> str:
         name = found[1]
-        content = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        content = json.loads((results / f"{FILES.get(name, name)}.json").read_text(encoding="utf-8"))
         return f"<!-- {name} -->\n{markdown(TABLES[name], content)}\n<!-- /{name} -->"
 
     return re.sub(r"<!-- (\S+) -->\n.*?<!-- /\1 -->", replaced, text, flags=re.DOTALL)
@@ -107,18 +136,18 @@ def markdown(table: Table, results: Mapping[str, Rows]) -> str:
     """The table with a line a row: value [low, high]."""
     lines = ["| | " + " | ".join(table.columns.values()) + " |", "|---" * (len(table.columns) + 1) + "|"]
     for name, label in table.rows.items():
-        if name in results["rows"]:
-            cells = [_interval(results, name, column) for column in table.columns]
+        if name in results[table.section]:
+            cells = [_interval(results, table, name, column) for column in table.columns]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _interval(results: Mapping[str, Rows], name: str, column: str) -> str:
+def _interval(results: Mapping[str, Rows], table: Table, name: str, column: str) -> str:
     section, _, metric = column.rpartition("/")
-    row = results[section or "rows"].get(name, {})
+    row = results[section or table.section].get(name, {})
     if metric not in row:
         return NONE
-    value, low, high = (_short(row[metric][key], 3 if metric in FINE else 2) for key in ("value", "low", "high"))
+    value, low, high = (_short(row[metric][key], 3 if metric in table.fine else 2) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 

@@ -63,17 +63,22 @@ def write_report(
 
 def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:
     """The table and its figures again: by what is new, by number of elements, and where the subject alone fails."""
-
-    def part(kept: NDArray[np.bool_]) -> dict[str, Any]:
-        return rows_as_json(means(scores, clusters, kept) | {"figures": figures(scores, clusters, kept)})
-
     splits = np.array(study.per_picture([prompt.split for prompt in study.prompts]))
     lengths = np.array(study.per_picture([len(prompt.elements) for prompt in study.prompts]))
     hard = failing(scores["subject"], study.seeds)
+    by_novelty = {split: splits == split for split in dict.fromkeys(splits.tolist())}
+    by_elements = {str(length): lengths == length for length in sorted(set(lengths.tolist()))}
+    fails = {"where_the_subject_fails": hard} if hard.any() else {}
+
+    def tables(parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
+        return {name: rows_as_json(means(scores, clusters, kept)) for name, kept in parts.items()}
+
+    marked = by_novelty | {f"elements_{length}": kept for length, kept in by_elements.items()} | fails
     return {
-        "by_novelty": {split: part(splits == split) for split in dict.fromkeys(splits.tolist())},
-        "by_elements": {str(length): part(lengths == length) for length in sorted(set(lengths.tolist()))},
-        "where_the_subject_fails": part(hard) if hard.any() else {},
+        "by_novelty": tables(by_novelty),
+        "by_elements": tables(by_elements),
+        **tables(fails),
+        "figures_by_part": rows_as_json({name: figures(scores, clusters, kept) for name, kept in marked.items()}),
     }
 
 
