@@ -28,7 +28,8 @@ BAD_BODIES = (
     b'{"prompt": "a photo of [V]", "subject": "../../etc"}',
     b'{"prompt": "' + b"a" * 2**20 + b'"}',
 )
-SUBJECTS = 8  # names that are uploaded and deleted
+SUBJECTS = 8  # names that are uploaded
+KEPT = 2  # of these are never deleted, so that they are learned and drawn
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Callers:
     def draw_lots(self, rng: random.Random) -> Callable[[], Answer]:
         """A request by chance, ready to be made on another thread."""
         seed, name = rng.randrange(2**31), f"s{rng.randrange(SUBJECTS)}"
+        doomed = f"s{rng.randrange(KEPT, SUBJECTS)}"
         body, wait_s = rng.choice(BAD_BODIES), rng.uniform(0.01, 2.0)
         kinds: list[tuple[Callable[[], Answer], int]] = [
             (lambda: self.picture(seed), 60),
@@ -75,7 +77,7 @@ class Callers:
             (lambda: self.hang_up(seed, wait_s), 8),
             (lambda: self.babble(body), 8),
             (lambda: self.upload(name, seed), 3),
-            (lambda: self.delete(name), 3),
+            (lambda: self.delete(doomed), 3),
         ]
         return rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]
 
