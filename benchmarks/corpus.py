@@ -6,7 +6,7 @@ is in it beside how fast such adapters are made: docs/results/corpus-NAME.json.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +18,15 @@ from benchmarks.measure import Rows, peak_memory, ratio, take_turns
 from benchmarks.peers import PeftRegional
 from hypernet.stage import recipe_settings
 from palp.base import Base, load_base
-from palp.corpus import open_corpus
+from palp.corpus import CorpusPrompt, open_corpus
+from palp.corpus.reader import OpenCorpus
 from palp.corpus.stats import stats
-from palp.corpus.subjects import read_subjects
+from palp.corpus.subjects import Teacher, read_subjects
 from palp.evaluate.intervals import Estimate, estimate
 from palp.evaluate.results import RESULTS, table, write_results
 from palp.guidance import RESIDUAL
-from palp.train import Job, Trainer, TrainSettings
+from palp.prompt_pictures import on_latents
+from palp.train import Job, JobSubject, Trainer, TrainSettings
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 SEED = 0  # of every job, as in a corpus
@@ -64,12 +66,17 @@ def _twice(base: Base, step: Callable[[], object]) -> torch.device:
 def _opened(source: str, folder: Path, slots: int) -> tuple[Base, TrainSettings, list[Job]]:
     """The base, the corpus' recipe, and so many of its jobs, from the first prompt again after the last."""
     corpus = open_corpus(folder)
-    subjects = read_subjects(corpus.folder, "train").values()
     prompts = [corpus.prompts[i % len(corpus.prompts)] for i in range(slots)]
-    jobs = [
-        Job(tuple(subject.at(prompt.text) for subject in subjects), RESIDUAL, SEED, prompt.key) for prompt in prompts
-    ]
+    teachers = list(read_subjects(corpus.folder, "train").values())
+    jobs = [Job(_members(corpus, prompt, teachers), RESIDUAL, SEED, prompt.key) for prompt in prompts]
     return load_base(source), recipe_settings(corpus.recipe), jobs
+
+
+def _members(corpus: OpenCorpus, prompt: CorpusPrompt, teachers: Sequence[Teacher]) -> tuple[JobSubject, ...]:
+    """The prompt over the training subjects, on the pictures that its adapter had."""
+    own = tuple(teacher.at(prompt.text) for teacher in teachers)
+    pictures = corpus.pictures(prompt.key)
+    return own if pictures is None else on_latents(own, pictures)
 
 
 def main(
