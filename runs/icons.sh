@@ -10,7 +10,7 @@ case $size in
 full)
     plan=configs/corpus-icons.yaml out=runs/icons
     train=(--steps 800 --samples-every 0 --set warm=250 --set patience=0 --set validate_every=200)
-    evaluate=(--prompts 16 --subjects 4 --seeds 2 --multi-steps 100)
+    evaluate=(--prompts 48 --subjects 3 --seeds 2 --multi-steps 100)
     ;;
 tiny)
     plan=configs/corpus-icons-tiny.yaml out=runs/icons-tiny

@@ -85,8 +85,6 @@ TABLES = {
             "G_denominator": "room: oracle over the subject alone",
             "G_numerator": "predicted over the subject alone",
             "S_numerator": "predicted over another prompt's",
-            "G": "G",
-            "S": "S",
         },
         {
             "paraphrase": "another wording",
@@ -99,7 +97,7 @@ TABLES = {
             "elements_5": "five",
             "where_the_subject_fails": "where the subject alone misses something",
         },
-        "figures_by_part",
+        "second_judge_by_part",
         ("G_denominator", "G_numerator", "S_numerator"),
     ),
     "palp-icons": COMPARISON,

@@ -73,12 +73,16 @@ def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequenc
     def tables(parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
         return {name: rows_as_json(means(scores, clusters, kept)) for name, kept in parts.items()}
 
+    def by_part(metric: str) -> dict[str, Any]:
+        return rows_as_json({name: figures(scores, clusters, kept, metric) for name, kept in marked.items()})
+
     marked = by_novelty | {f"elements_{length}": kept for length, kept in by_elements.items()} | fails
     return {
         "by_novelty": tables(by_novelty),
         "by_elements": tables(by_elements),
         **tables(fails),
-        "figures_by_part": rows_as_json({name: figures(scores, clusters, kept) for name, kept in marked.items()}),
+        "figures_by_part": by_part("alignment"),
+        "second_judge_by_part": by_part("text"),
     }
 
 
