@@ -69,7 +69,7 @@ def test_pictures_that_a_killed_run_had_drawn_are_taken_and_give_the_same_bytes(
     folder, base, plan = CorpusFolder(tmp_path / "out"), tiny_base("sd1"), plan_of(built.path.parent / "in")
 
     def kill(what: str, done: float, total: int) -> None:
-        if what == "prompts" and done == 3:
+        if what == "prompts drawn" and done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

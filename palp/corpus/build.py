@@ -90,7 +90,8 @@ class _Builder:
             for number, item in enumerate(queue):
                 jobs.append(self._job(item))
                 tests.append(self._exam(item))
-                report("prompts", number + 1, len(queue))
+                if self._plan.pictures == "prompt":
+                    report("prompts drawn", float(number + 1), len(queue))
             work = Exams(tests, exams.batch, exams.patience, exams.min_delta)
             relay = Relay(self._base, jobs, self._settings, self._plan.slots, exams.every, work)
             identity = {"slots": str(self._plan.slots), "queue": json.dumps([item.key for item in queue])}
