@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from palp.evaluate.gate import GATE_METHODS, above_line, failing, write_gate
 from palp.evaluate.methods import Cell
@@ -20,6 +21,7 @@ from palp.evaluate.protocol import (
 )
 from palp.evaluate.report import Files
 from palp.evaluate.study import Study
+from palp.prompt_pictures import clean_latents
 from tests.worlds import study, world_base
 
 
@@ -53,6 +55,20 @@ def test_one_teacher_and_other_sites_are_other_adapters(small: Study) -> None:
     rows = ("transferred", "transferred_palp", "transferred_kv", "transferred_one")
     needs = [GATE_METHODS[name].plan(cell).parts[-1][0] for name in rows]
     assert len(set(needs)) == len(rows)
+
+
+def test_a_row_on_the_bases_pictures_is_trained_on_those_of_its_prompt(small: Study) -> None:
+    protocol = small.protocol
+    cell = Cell(protocol.subjects[0], protocol.targets[0], protocol, {})
+    small.train([GATE_METHODS["transferred"]])
+    own, drawn, other = (
+        small.shelf.job(GATE_METHODS[name].plan(cell).parts[-1][0])
+        for name in ("transferred", "transferred_pictures", "transferred_pictures_other")
+    )
+    expected = clean_latents(small.shelf.base, own.subjects, own.seed)
+    assert torch.equal(torch.stack([subject.latents for subject in drawn.subjects]), expected)
+    assert not torch.equal(torch.stack([subject.latents for subject in other.subjects]), expected)
+    assert len({job.content_hash for job in (own, drawn, other)}) == 3
 
 
 def scores_of(study: Study, alignment: np.ndarray, identity: np.ndarray) -> dict[str, np.ndarray]:

@@ -69,6 +69,7 @@ def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequenc
     by_novelty = {split: splits == split for split in dict.fromkeys(splits.tolist())}
     by_elements = {str(length): lengths == length for length in sorted(set(lengths.tolist()))}
     fails = {"where_the_subject_fails": hard} if hard.any() else {}
+    marked = by_novelty | {f"elements_{length}": kept for length, kept in by_elements.items()} | fails
 
     def tables(parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, Any]:
         return {name: rows_as_json(means(scores, clusters, kept)) for name, kept in parts.items()}
@@ -76,7 +77,6 @@ def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequenc
     def by_part(metric: str) -> dict[str, Any]:
         return rows_as_json({name: figures(scores, clusters, kept, metric) for name, kept in marked.items()})
 
-    marked = by_novelty | {f"elements_{length}": kept for length, kept in by_elements.items()} | fails
     return {
         "by_novelty": tables(by_novelty),
         "by_elements": tables(by_elements),

@@ -30,7 +30,8 @@ def multi_prompt_adapter(
     Every prompt over every subject would be thousands of prompts to encode, for an adapter that sees a few in a step.
     """
     subjects = [subject for subject in corpus.subjects if not subject.held_out]
-    members = tuple(_members(corpus, prompt)[i % len(subjects)] for i, prompt in enumerate(prompts))
+    turns = [(prompt, i % len(subjects)) for i, prompt in enumerate(prompts)]
+    members = tuple(_member(prompt, subjects[n], _latents(corpus, prompt, subjects)[n]) for prompt, n in turns)
     job = Job(members, _rule(corpus), SEED, "all prompts")
     trainer = Trainer(base, [job], _settings(corpus, steps))
     _run(trainer, report)
@@ -57,11 +58,16 @@ def refiner(predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt
 
 
 def _members(corpus: Corpus, prompt: CorpusPrompt) -> tuple[JobSubject, ...]:
-    """The prompt over every training subject, on the pictures that the corpus' own adapter had."""
+    """The prompt over every training subject."""
     subjects = [subject for subject in corpus.subjects if not subject.held_out]
-    pictures = corpus.pictures(prompt.key)
-    latents = [subject.latents for subject in subjects] if pictures is None else pictures
+    latents = _latents(corpus, prompt, subjects)
     return tuple(_member(prompt, *pair) for pair in zip(subjects, latents, strict=True))
+
+
+def _latents(corpus: Corpus, prompt: CorpusPrompt, subjects: Sequence[CorpusSubject]) -> Sequence[Tensor]:
+    """What the corpus' own adapter was trained on, a row a training subject."""
+    pictures = corpus.pictures(prompt.key)
+    return [subject.latents for subject in subjects] if pictures is None else list(pictures)
 
 
 def _member(prompt: CorpusPrompt, subject: CorpusSubject, latents: Tensor) -> JobSubject:

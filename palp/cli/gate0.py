@@ -28,8 +28,8 @@ def gate0(
 ) -> None:
     """Learn each prompt on a few subjects, draw others with it, and compare with every control.
 
-    Some 120 adapters and 12,000 pictures: an hour on two CPU cores, minutes on a GPU. Adapters and pictures are shared
-    with `palp-hyper evaluate`.
+    Some 150 adapters and 14,000 pictures: more than an hour on two CPU cores, minutes on a GPU. Adapters and pictures
+    are shared with `palp-hyper evaluate`.
     """
     from palp.base.icons.judges import load_judges
     from palp.cli.base import open_base
