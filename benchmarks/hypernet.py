@@ -135,8 +135,8 @@ class Examination:
         self._base, self._corpus = base, corpus
         self._held = split_prompts(corpus)[1]
         strangers = [subject for subject in corpus.subjects if subject.held_out]
-        self._stage = Stage(base, corpus.spec, strangers, TOGETHER)
         recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
+        self._stage = Stage(base, corpus.spec, strangers, TOGETHER, recipe.subject_scale)
         t_range = round(recipe.t_min * steps), round(recipe.t_max * steps)
         draws = Draws(self._held, strangers, t_range, base.device, corpus.pictures)
         self._parts = [part for part in _parts(self._held) if len(part) > 1]

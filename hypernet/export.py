@@ -90,7 +90,11 @@ def _write(hypernet: Hypernetwork, path: Path) -> None:
 
 
 def _notes(hypernet: Hypernetwork) -> dict[str, str]:
-    return {"palp.base": hypernet.spec.base, "palp.spec": json.dumps(asdict(hypernet.spec))}
+    return {
+        "palp.base": hypernet.spec.base,
+        "palp.spec": json.dumps(asdict(hypernet.spec)),
+        "palp.subject_scale": f"{hypernet.subject_scale:g}",
+    }
 
 
 class OnnxHypernet:
@@ -121,6 +125,7 @@ class OnnxHypernet:
         if "palp.spec" not in notes:
             raise AdapterFileError(f"{path} was not exported by palp-hyper: its metadata has no palp.spec")
         self.spec = spec_from_json(notes["palp.spec"], path)
+        self.subject_scale = float(notes.get("palp.subject_scale", 1.0))
 
     @property
     def providers(self) -> list[str]:

@@ -82,7 +82,7 @@ def load_hypernet(path: Path) -> tuple[Hypernetwork, Origin]:
         config = HyperConfig.from_mapping(json.loads(header["hypernet.config"]))
         text = TextShape(*json.loads(header["hypernet.text"]))
         origin = Origin(json.loads(header["hypernet.recipe"]), json.loads(header["hypernet.training"]))
-        hypernet = Hypernetwork(spec, text, config)
+        hypernet = Hypernetwork(spec, text, config, float(origin.recipe.get("subject_scale", 1.0)))
         hypernet.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError, PalpError) as error:
         raise AdapterFileError(f"{path} is a damaged hypernetwork ({error}): train it again") from error

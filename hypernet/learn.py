@@ -24,7 +24,7 @@ from hypernet.proxies import Proxies
 from hypernet.settings import HyperSettings
 from hypernet.train import HyperStep, HyperTrainer
 from palp.base import Base
-from palp.compose import compose
+from palp.compose import over_subject
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
@@ -144,5 +144,5 @@ def _row(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, subject: Co
         predictor.predict_adapter(prompt.text, subject.class_word),
         corpus.adapter(prompt.key),
     ]
-    summed = [compose([(subject.adapter, 1.0), (adapter, 1.0)]) for adapter in adapters]
+    summed = [over_subject(subject.adapter, adapter) for adapter in adapters]
     return [Picture(prompt.text, 0, adapter) for adapter in (subject.adapter, *summed)]

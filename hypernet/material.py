@@ -11,6 +11,7 @@ import torch
 from hypernet.config import HyperConfig
 from hypernet.model import Hypernetwork
 from hypernet.prompts import encode_clean
+from hypernet.stage import recipe_settings
 from hypernet.start import start_from
 from hypernet.trust import fit_gate
 from palp.adapter import Adapter
@@ -44,7 +45,8 @@ def started(
     """A new hypernetwork with the mean, directions, limits and gate of these prompts of a corpus."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        hypernet = Hypernetwork(corpus.spec, base.text_shape, config)
+        strength = recipe_settings(corpus.recipe).subject_scale
+        hypernet = Hypernetwork(corpus.spec, base.text_shape, config, strength)
     values = sum(corpus.spec.rank * (site.in_features + site.out_features) for site in corpus.spec.sites)
     adapters: list[Adapter] = [corpus.adapter(p.key) for p in _spread(prompts, max(2, START_VALUES // values))]
     start_from(hypernet, adapters)

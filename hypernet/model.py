@@ -59,14 +59,16 @@ class Hypernetwork(nn.Module):
         spec: of the adapters.
         text: sizes of the base's text states; the number of tokens may be another for every prompt.
         config: sizes.
+        subject_scale: strength of the subjects' adapters that its corpus was trained over, and of others beside what
+            it predicts.
     """
 
     layers: Tensor
     kinds: Tensor
 
-    def __init__(self, spec: AdapterSpec, text: TextShape, config: HyperConfig) -> None:
+    def __init__(self, spec: AdapterSpec, text: TextShape, config: HyperConfig, subject_scale: float = 1.0) -> None:
         super().__init__()
-        self.spec, self.text, self.config = spec, text, config
+        self.spec, self.text, self.config, self.subject_scale = spec, text, config, subject_scale
         width, sites = config.width, len(spec.sites)
         parts = [layer_and_kind(site.name) for site in spec.sites]
         layers, kinds = numbered([layer for layer, _ in parts]), numbered([kind for _, kind in parts])
@@ -133,7 +135,7 @@ class Hypernetwork(nn.Module):
     def mean(self) -> Adapter:
         """The mean of the corpus' factors: what is predicted without looking at the prompt."""
         zeros = torch.zeros(1, len(self.spec.sites), self.config.basis, device=self.gain.device)
-        return self.expand(zeros).adapter(0, {"name": "mean"})
+        return self.expand(zeros).adapter(0, {"name": "mean", "subject_scale": f"{self.subject_scale:g}"})
 
     @torch.no_grad()
     def set_site(self, site: int, mean: Mapping[str, Tensor], basis: Mapping[str, Tensor], limit: float) -> None:

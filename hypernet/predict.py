@@ -44,7 +44,9 @@ class Predictor:
             InputError: the prompt names no subject, or several.
         """
         prediction = self.predict([prompt], [class_word])
+        given = bool(prediction.strength[0])
         notes = {
+            **({"subject_scale": f"{self.hypernet.subject_scale:g}"} if given else {}),
             "prompt": prompt,
             "class_word": class_word,
             "form": "residual",

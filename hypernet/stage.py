@@ -50,11 +50,19 @@ class Stage:
         spec: of the prompt adapters.
         subjects: whose adapters may be present.
         slots: prompts in a batch, at most.
+        subject_scale: strength of the subjects' adapters.
     """
 
-    def __init__(self, base: Base, spec: AdapterSpec, subjects: Sequence[CorpusSubject], slots: int) -> None:
+    def __init__(
+        self,
+        base: Base,
+        spec: AdapterSpec,
+        subjects: Sequence[CorpusSubject],
+        slots: int,
+        subject_scale: float = 1.0,
+    ) -> None:
         self.base, self.subjects = base, tuple(subjects)
-        own = in_one_frame([subject.adapter for subject in subjects])
+        own = in_one_frame([subject.adapter.scaled(subject_scale) for subject in subjects])
         self._subject_bank = AdapterBank.holding(base.unet, own).requires_grad_(False)
         self._bank = AdapterBank(base.unet, spec, slots).requires_grad_(False)
 

@@ -109,10 +109,11 @@ class HyperTrainer:
         t_range = (low, max(round(self._recipe.t_max * len(base.schedule)), low + 1))
         subjects = [subject for subject in self.corpus.subjects if not subject.held_out]
         strangers = [subject for subject in self.corpus.subjects if subject.held_out]
-        self._stage = Stage(base, spec, subjects, min(settings.prompts, len(train)))
+        strength = self._recipe.subject_scale
+        self._stage = Stage(base, spec, subjects, min(settings.prompts, len(train)), strength)
         pictures = lru_cache(maxsize=CACHED)(self.corpus.pictures)
         self._draws = Draws(train, subjects, t_range, base.device, pictures)
-        self._validation_stage = Stage(base, spec, strangers, settings.prompts)
+        self._validation_stage = Stage(base, spec, strangers, settings.prompts, strength)
         draws = Draws(held, strangers, t_range, base.device, pictures)
         chosen = held[:: max(1, len(held) // settings.validation_prompts)][: settings.validation_prompts]
         self._validation = [
@@ -137,7 +138,7 @@ class HyperTrainer:
 
     def best(self) -> Hypernetwork:
         """A copy with the averaged weights that had the best score, on the CPU."""
-        hypernet = Hypernetwork(self.corpus.spec, self.base.text_shape, self.config)
+        hypernet = Hypernetwork(self.corpus.spec, self.base.text_shape, self.config, self._recipe.subject_scale)
         hypernet.load_state_dict({**self._hypernet.state_dict(), **self._best})
         return hypernet.eval().requires_grad_(False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from palp.adapter import Adapter, Site
-from palp.errors import AdapterMismatchError
+from palp.errors import AdapterFileError, AdapterMismatchError
 
-__all__ = ["compose", "in_one_frame", "widen"]
+__all__ = ["compose", "in_one_frame", "over_subject", "subject_strength", "widen"]
 
 
 def compose(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
@@ -31,6 +32,39 @@ def compose(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
         total = part if total is None else total.concat(part)
     assert total is not None
     return total
+
+
+def over_subject(subject: Adapter, prompt: Adapter) -> Adapter:
+    """A prompt's adapter over a subject's, both as strong as the prompt's was trained for.
+
+    Raises:
+        AdapterMismatchError: adapters of two bases.
+    """
+    return compose([(subject, subject_strength(prompt)), (prompt, 1.0)])
+
+
+def subject_strength(prompt: Adapter | None, scale: float = 1.0) -> float:
+    """Factor on the scale of a subject's adapter beside a prompt's of this scale.
+
+    A prompt's adapter may be trained over subjects that are weaker than they were learned
+    (`TrainSettings.subject_scale`); what it takes off is as much its own as its weights, so it goes with its scale.
+
+    Raises:
+        AdapterFileError: the adapter's metadata has no such strength.
+    """
+    wanted = _wanted("1" if prompt is None else prompt.metadata.get("subject_scale", "1"))
+    return max(0.0, 1 + scale * (wanted - 1))
+
+
+def _wanted(text: str) -> float:
+    """A strength from a file's header."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise AdapterFileError(f"an adapter says subject_scale {text!r}, and it must be a number above 0")
+    return value
 
 
 def in_one_frame(adapters: Sequence[Adapter]) -> list[Adapter]:

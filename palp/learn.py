@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from palp.base import Base
-from palp.compose import compose
+from palp.compose import over_subject
 from palp.draw import Picture, Sampling, draw
 from palp.logs import open_logs
 from palp.recipes import guidance_scale
@@ -120,7 +120,7 @@ def _draw_sheet(trainer: Trainer, path: Path) -> None:
     job, adapter = trainer.jobs[0], trainer.adapters()[0]
     first = job.subjects[0]
     if first.adapter is not None:
-        adapter = compose([(first.adapter, 1.0), (adapter, 1.0)])
+        adapter = over_subject(first.adapter, adapter)
     personal = [subject.prompts.personal for subject in job.subjects]
     prompts = list(dict.fromkeys([first.prompts.target, *(personal[:1] if job.residual else personal)]))
     pictures = [Picture(prompt, seed, adapter) for prompt in prompts for seed in SAMPLE_SEEDS]

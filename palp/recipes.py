@@ -23,8 +23,10 @@ LEARNED = {
 SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents, learned in a minute
     "subject": LEARNED,
     "joint": {**LEARNED, "guidance_weight": 0.01},
-    "residual": {"rank": 8, "lr": 1.5e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 1.5},
-}
+    "residual": {
+        "rank": 8, "lr": 1.5e-3, "steps": 80, "schedule": "cosine", "warmup": 10, "gamma": 1.5, "subject_scale": 0.8,
+    },
+}  # fmt: skip
 
 
 def recipe(base: str, form: Form, changes: Mapping[str, Any] | None = None) -> TrainSettings:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from palp.adapter import Adapter
-from palp.compose import compose
+from palp.compose import compose, subject_strength
 from palp.draw import Picture, Sampling
 from palp.errors import InputError
 from palp.sheets import contact_sheet, save_png
@@ -92,7 +92,8 @@ class Request:
     def _composed(self, adapter: Adapter | None) -> Adapter | None:
         """Subject and prompt adapter in one, by rank concatenation."""
         subject = None if self.subject is None else self.subject.adapter
-        pairs = ((subject, self.scales.subject), (adapter, self.scales.prompt_adapter))
+        scale = self.scales.subject * subject_strength(adapter, self.scales.prompt_adapter)
+        pairs = ((subject, scale), (adapter, self.scales.prompt_adapter))
         parts = [(part, scale) for part, scale in pairs if part is not None]
         return compose(parts) if parts else None
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 import palp.recipes
 import palp.sources
-from palp.adapter import AdapterSpec
+from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base
 from palp.learn import Watch, learn
 from palp.runs import RunFolder
@@ -74,6 +75,25 @@ def test_every_prompt_with_every_seed_and_its_own_adapter(
     snow = hashlib.sha256((adapters / "snow.safetensors").read_bytes()).hexdigest()
     assert notes["prompt_adapter"] == f"{adapters / 'snow.safetensors'} ({snow[:12]})"
     assert notes == {name: str(value) for name, value in out["pictures"][3].items() if name != "path"}
+
+
+def test_a_prompt_adapter_says_how_strong_the_subject_is_beside_it(
+    command: tuple[object, ...], adapters: Path, tmp_path: Path
+) -> None:
+    snow = Adapter.load(adapters / "snow.safetensors")
+    replace(snow, metadata={"subject_scale": "0.5"}).save(tmp_path / "half.safetensors")
+    subject = ("--prompt", "[V] one", "--subject", adapters / "cat.safetensors")
+    half = (*subject, "--prompt-adapter", tmp_path / "half.safetensors")
+    snow_on = (*subject, "--prompt-adapter", adapters / "snow.safetensors")
+
+    def drawn(name: str, *options: object) -> np.ndarray:
+        succeeds(PALP_SERVE, *command, *options, "--out", tmp_path / name)
+        return pixels(tmp_path / name)
+
+    assert np.array_equal(drawn("a.png", *half), drawn("b.png", *snow_on, "--subject-scale", 0.5))
+    assert not np.array_equal(drawn("c.png", *snow_on), pixels(tmp_path / "a.png"))
+    weaker = drawn("d.png", *half, "--prompt-adapter-scale", 0)
+    assert np.array_equal(weaker, drawn("e.png", *subject, "--prompt-adapter", "off"))
 
 
 def test_without_a_subject_the_base_draws(command: tuple[object, ...], tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from palp.adapter import Adapter, AdapterSpec, Site
-from palp.compose import compose, in_one_frame
-from palp.errors import AdapterMismatchError
+from palp.compose import compose, in_one_frame, over_subject, subject_strength
+from palp.errors import AdapterFileError, AdapterMismatchError
 from tests.adapters import random_adapter
 
 ONE, TWO = Site("one", 5, 3), Site("two.to_q", 4, 6)
@@ -45,3 +45,20 @@ def test_adapters_of_two_bases_are_refused_with_both_named() -> None:
     adapters = [random_adapter(replace(FIRST, base=base), seed=0) for base in ("tiny:0", "tiny:1")]
     with pytest.raises(AdapterMismatchError, match=r"tiny:0.*tiny:1"):
         compose([(adapter, 1.0) for adapter in adapters])
+
+
+def test_a_prompts_adapter_takes_off_the_subject_what_it_was_trained_to_and_in_proportion() -> None:
+    subject, prompt = random_adapter(BOTH, seed=1), random_adapter(FIRST, seed=2)
+    weaker = replace(prompt, metadata={"subject_scale": "0.8"})
+    assert subject_strength(None) == subject_strength(prompt) == 1
+    scales = (0.0, 0.5, 1.0, 2.0, 9.0)
+    assert [subject_strength(weaker, scale) for scale in scales] == pytest.approx([1, 0.9, 0.8, 0.6, 0])
+    total, expected = weights(over_subject(subject, weaker)), weights(compose([(subject, 0.8), (prompt, 1.0)]))
+    for name, delta in expected.items():
+        torch.testing.assert_close(total[name], delta, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("said", ["strong", "nan", "inf", "0", "-1"])
+def test_a_strength_that_is_none_is_refused(said: str) -> None:
+    with pytest.raises(AdapterFileError, match="subject_scale"):
+        subject_strength(replace(random_adapter(FIRST, seed=0), metadata={"subject_scale": said}))

@@ -14,6 +14,7 @@ from hypernet.export import export_onnx
 from hypernet.factors import Factors
 from hypernet.file import Origin, save_hypernet
 from palp.base import Base, TextState
+from palp.compose import subject_strength
 from palp.errors import AdapterMismatchError, InputError
 from palp.sheets import save_png, to_images
 from serving.contract import Cancelled, Event, PictureRequest
@@ -77,7 +78,8 @@ def test_torch_and_onnx_runtime_predict_the_same_adapter(tmp_path: Path) -> None
     hypernet = tiny_hypernet(base, tiny_corpus(base), gain=1.0)
     with torch.no_grad():
         hypernet.get_parameter("trust.2.bias").fill_(5.0)
-    save_hypernet(hypernet, Origin(RECIPE, {}), tmp_path / "run" / "hypernet.safetensors")
+    hypernet.subject_scale = 0.8
+    save_hypernet(hypernet, Origin({**RECIPE, "subject_scale": 0.8}, {}), tmp_path / "run" / "hypernet.safetensors")
     torch_run = Predictions.open(base, tmp_path / "run")
     assert (torch_run.network.runner, torch_run.network.recipe["rule"]) == ("torch cpu", "composed")
     export_onnx(hypernet, tmp_path / "run" / "hypernet.onnx")
@@ -88,6 +90,7 @@ def test_torch_and_onnx_runtime_predict_the_same_adapter(tmp_path: Path) -> None
     ours, theirs = (run.forecast("a sketch of [V]", "cat") for run in (torch_run, onnx_run))
     assert ours.adapter is not None
     assert theirs.adapter is not None
+    assert subject_strength(ours.adapter) == subject_strength(theirs.adapter) == pytest.approx(0.8)
     assert theirs.reliability == pytest.approx(ours.reliability, abs=1e-3)
     for site in base.sites():
         expected = ours.adapter.delta_weight(site.name)

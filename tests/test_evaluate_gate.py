@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from palp.evaluate.gate import GATE_METHODS, above_line, failing, write_gate
+from palp.evaluate.gate import GATE_METHODS, failing, write_gate
 from palp.evaluate.methods import Cell
 from palp.evaluate.protocol import (
     GATE_TARGETS,
@@ -19,7 +19,8 @@ from palp.evaluate.protocol import (
     gate_protocol,
     report_subjects,
 )
-from palp.evaluate.report import Files
+from palp.evaluate.report import SCALING, Files
+from palp.evaluate.scaling_line import above_line
 from palp.evaluate.study import Study
 from palp.prompt_pictures import clean_latents
 from tests.worlds import study, world_base
@@ -87,7 +88,7 @@ def test_the_line_gives_zero_on_itself_and_the_height_above_it(small: Study) -> 
         "base": scores_of(small, zero + 0.8, zero + 0.2),
         "transferred": scores_of(small, zero + 0.7, zero + 0.7),
     }
-    height = above_line(small, scores)
+    height = above_line(scores, SCALING, small.clusters("alignment"), ("alignment", "subject_on_prompt"))
     assert height["subject"].value == pytest.approx(0)
     assert height["subject_0.6"].value == pytest.approx(0)
     assert height["transferred"].value == pytest.approx(0.7 - 0.4)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hypernet.evaluate.judge import METRICS, PictureScores
 from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
-from hypernet.evaluate.rows import REQUIRED, ROWS, Cast
+from hypernet.evaluate.rows import REQUIRED, ROWS, Cast, alone
 from hypernet.evaluate.setting import open_study
 from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import check_rows, failing, figures, means
@@ -277,3 +277,15 @@ def test_where_the_subject_fails_is_chosen_on_some_pictures_and_measured_on_othe
         [False] * 4,
         [False, False, True, True],
     ]
+
+
+def test_prompt_adapters_are_held_against_a_subject_as_strong_as_beside_them(base: Base, corpus: TinyCorpus) -> None:
+    predictor = Predictor(base, tiny_hypernet(base, corpus, gain=1.0))
+
+    def named(strength: float) -> str:
+        own = replace(corpus, recipe={**corpus.recipe, "subject_scale": strength})
+        return alone(Cast(predictor, own, lambda: own.adapters[own.prompts[0].key]))
+
+    assert (named(1.0), named(0.8), named(0.6)) == ("subject", "subject_0.8", "subject_0.6")
+    with pytest.raises(InputError, match=r"subject_scale 0\.7"):
+        named(0.7)

@@ -152,6 +152,21 @@ def test_a_file_gives_the_same_network_back(base: Base, tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+def test_a_prediction_says_how_strong_its_corpus_had_the_subjects(base: Base, tmp_path: Path) -> None:
+    corpus, path = tiny_corpus(base), tmp_path / "hypernet.safetensors"
+    hypernet = tiny_hypernet(base, corpus)
+    with torch.no_grad():
+        hypernet.get_parameter("trust.2.bias").fill_(5.0)
+    save_hypernet(hypernet, Origin({**corpus.recipe, "subject_scale": 0.8}, {}), path)
+    again = load_hypernet(path)[0]
+    sure = Predictor(base, again).predict_adapter("a sketch of [V]", "cat")
+    assert (sure.metadata["subject_scale"], again.mean().metadata["subject_scale"]) == ("0.8", "0.8")
+    with torch.no_grad():
+        again.get_parameter("trust.2.bias").fill_(-5.0)
+    unsure = Predictor(base, again).predict_adapter("a sketch of [V]", "cat")
+    assert "subject_scale" not in unsure.metadata, "where it abstains, the subject is as strong as alone"
+
+
 def test_another_base_is_refused_with_both_sides_named(base: Base) -> None:
     hypernet, other = tiny_hypernet(base, tiny_corpus(base)), tiny_base("sd2-v")
     with pytest.raises(AdapterMismatchError) as caught:

@@ -323,3 +323,14 @@ def test_refused(base: Base) -> None:
         replace(joint(base), subjects=(*joint(base).subjects, *residual(base, subjects=1).subjects))
     with pytest.raises(InputError, match="float16"):
         Trainer(replace(base, dtype=torch.float16), [joint(base)], settings())
+
+
+def test_subjects_that_are_weaker_are_as_if_their_adapters_were(base: Base) -> None:
+    job = residual(base, 0)
+    scaled = [replace(s, adapter=None if s.adapter is None else s.adapter.scaled(0.5)) for s in job.subjects]
+    weaker = trained(base, [job], settings(subject_scale=0.5)).adapters()[0]
+    expected = trained(base, [replace(job, subjects=tuple(scaled))], settings()).adapters()[0]
+    whole = trained(base, [job], settings()).adapters()[0]
+    assert_equal(tensors_of(weaker), tensors_of(expected))
+    assert any(not torch.equal(tensor, tensors_of(whole)[name]) for name, tensor in tensors_of(weaker).items())
+    assert (weaker.metadata["subject_scale"], whole.metadata["subject_scale"]) == ("0.5", "1")

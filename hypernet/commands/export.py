@@ -47,12 +47,15 @@ def export(
         from hypernet.lora_files import save_lora
         from hypernet.predict import Predictor
         from palp.cli.base import open_base
+        from palp.compose import subject_strength
 
         predictor = Predictor(open_base(base, device, dtype, base_config), hypernet)
         adapter = predictor.predict_adapter(prompt, class_word)
         save_lora(adapter, out, layout)
-        result = {"adapter": str(out), "format": layout, "reliability": float(adapter.metadata["reliability"])}
-        line = f"{out}: reliability {adapter.metadata['reliability']}"
+        strength, reliability = subject_strength(adapter), adapter.metadata["reliability"]
+        facts = {"reliability": float(reliability), "subject_scale": strength}
+        result = {"adapter": str(out), "format": layout, **facts}
+        line = f"{out}: reliability {reliability}, beside a subject's adapter of strength {strength:g}"
     if as_json:
         print_json(result)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypernet.evaluate.rows import ROWS, Cast, stacked
+from hypernet.evaluate.rows import ROWS, SCALING, Cast, alone, stacked
 from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import failing, figures, means
 from hypernet.evaluate.timing import timings
@@ -18,11 +18,11 @@ from hypernet.factors import Factors
 from palp.corpus import CorpusPrompt
 from palp.evaluate.plots import plane
 from palp.evaluate.results import Row, rows_as_json, write_results
+from palp.evaluate.scaling_line import above_line
 from palp.sheets import save_png
 
 __all__ = ["write_report"]
 
-SCALING = ("subject", "subject_0.8", "subject_0.6")  # the line that scaling the subject down draws
 COMPARED = 256  # training adapters that the weight side looks at, at most
 
 
@@ -42,16 +42,19 @@ def write_report(
     clusters = study.per_picture([prompt.cluster for prompt in study.prompts])
     everything = np.ones(len(clusters), dtype=bool)
     rows = means(scores, clusters, everything)
+    own = alone(study.cast)
     found = {
-        **figures(scores, clusters, everything),
+        **figures(scores, clusters, everything, alone=own),
         **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent),
     }
     if "refined" in scores:
         found["refine_20_vs_palp"] = found["G_refined"]
     more = {
         **{name: value.as_json() for name, value in found.items()},
-        "second_judge": rows_as_json({"text": figures(scores, clusters, everything, "text")})["text"],
+        "second_judge": rows_as_json({"text": figures(scores, clusters, everything, "text", own)})["text"],
         "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
+        "alone": own,
+        "above_the_scaling_line": _above_line(scores, clusters),
         **_parts(study, scores, clusters),
     }
     write_results(path, rows, made_by, settings, more)
@@ -65,7 +68,8 @@ def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequenc
     """The table and its figures again: by what is new, by number of elements, and where the subject alone fails."""
     splits = np.array(study.per_picture([prompt.split for prompt in study.prompts]))
     lengths = np.array(study.per_picture([len(prompt.elements) for prompt in study.prompts]))
-    hard = failing(scores["subject"], study.seeds)
+    own = alone(study.cast)
+    hard = failing(scores[own], study.seeds)
     by_novelty = {split: splits == split for split in dict.fromkeys(splits.tolist())}
     by_elements = {str(length): lengths == length for length in sorted(set(lengths.tolist()))}
     fails = {"where_the_subject_fails": hard} if hard.any() else {}
@@ -75,7 +79,7 @@ def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequenc
         return {name: rows_as_json(means(scores, clusters, kept)) for name, kept in parts.items()}
 
     def by_part(metric: str) -> dict[str, Any]:
-        return rows_as_json({name: figures(scores, clusters, kept, metric) for name, kept in marked.items()})
+        return rows_as_json({name: figures(scores, clusters, kept, metric, own) for name, kept in marked.items()})
 
     return {
         "by_novelty": tables(by_novelty),
@@ -83,6 +87,16 @@ def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequenc
         **tables(fails),
         "figures_by_part": by_part("alignment"),
         "second_judge_by_part": by_part("text"),
+    }
+
+
+def _above_line(scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:
+    """By each judge, how far a row's likeness lies above what scaling the subject down keeps at the same alignment."""
+    return {
+        metric: {
+            name: value.as_json() for name, value in above_line(scores, SCALING, clusters, (metric, "subject")).items()
+        }
+        for metric in ("alignment", "text")
     }
 
 

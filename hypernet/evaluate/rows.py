@@ -16,12 +16,14 @@ from hypernet.factors import Factors
 from hypernet.material import split_prompts
 from hypernet.predict import Predictor
 from hypernet.prompts import encode_clean
+from hypernet.stage import recipe_settings
 from hypernet.start import mean_adapter, weighted_adapter
 from hypernet.trust import nonsense
 from palp.adapter import Adapter
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
+from palp.errors import InputError
 
-__all__ = ["REQUIRED", "ROWS", "Cast", "Row"]
+__all__ = ["REQUIRED", "ROWS", "SCALING", "Cast", "Row", "alone"]
 
 WIDER = 4  # mean and ridge adapters have so many times the corpus' rank
 TEXT_DIRECTIONS = 16  # principal components of the text that the ridge regression sees
@@ -47,6 +49,7 @@ class Cast:
         refined: Callable[[], Mapping[str, Adapter]] | None = None,
     ) -> None:
         self.predictor, self.corpus, self._multi, self._refined = predictor, corpus, multi, refined
+        self.subject_scale = recipe_settings(corpus.recipe).subject_scale  # beside every prompt adapter
         self.train, self.held = split_prompts(corpus)
         self.oracle = lru_cache(maxsize=256)(corpus.adapter)
 
@@ -92,9 +95,10 @@ class Cast:
         adapters = [self.oracle(known_prompt.key) for known_prompt in self.train]
         return weighted_adapter(adapters, (weights + 1 / len(weights)).tolist(), WIDER * self.corpus.spec.rank)
 
-    def predicted(self, prompt: CorpusPrompt, class_word: str) -> Adapter:
+    def predicted(self, prompt: CorpusPrompt, class_word: str) -> Adapter | None:
         """As it would be served: nothing where the network abstains."""
-        return self.predictor.predict_adapter(prompt.text, class_word)
+        prediction = self.predictor.predict([prompt.text], [class_word])
+        return prediction.factors.adapter(0) if bool(prediction.strength[0]) else None
 
     def raw(self, text: str, class_word: str) -> Adapter:
         """What the network predicts even where it would abstain."""
@@ -128,7 +132,7 @@ class Row:
     Args:
         label: what stands in it.
         adapter: the prompt adapter for a prompt and a subject; None for none.
-        subject_scale: of the subject's adapter.
+        subject_scale: of the subject's adapter where it is alone; beside a prompt's it is the corpus' own.
         fixed: whether `adapter` is the same for every prompt.
     """
 
@@ -176,6 +180,25 @@ ROWS: Mapping[str, Row] = {
 }
 """By name. The corpus' adapters were trained over other subjects than those drawn: the oracle is "transferred"."""
 REQUIRED = ("subject", "mean", "neighbour", "predicted", "oracle")
+
+
+SCALING = ("subject", "subject_0.8", "subject_0.6")
+"""The line that scaling the subject down draws."""
+
+
+def alone(cast: Cast) -> str:
+    """The row without a prompt adapter whose subject is as strong as beside one: what prompt adapters are held against.
+
+    Raises:
+        InputError: there is none of the strength that the corpus has.
+    """
+    for name in SCALING:
+        if ROWS[name].subject_scale == cast.subject_scale:
+            return name
+    known = ", ".join(f"{ROWS[name].subject_scale:g}" for name in SCALING)
+    raise InputError(
+        f"the corpus has subject_scale {cast.subject_scale:g}, and the table has rows for {known}: build it with one"
+    )
 
 
 def stacked(cast: Cast, prompts: Sequence[CorpusPrompt], class_word: str) -> tuple[Factors, Factors]:

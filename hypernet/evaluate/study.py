@@ -90,24 +90,24 @@ class HyperStudy:
 
     def _parts(self, row: Row) -> list[list[CorpusPrompt]]:
         """The prompts, as many at once as fill a batch."""
-        pictures = len(self.subjects) * self.seeds * (1 if row.fixed else 2)
+        pictures = len(self.subjects) * (self.seeds + (not row.fixed))
         size = max(1, batch_size(self.base) // pictures)
         return [self.prompts[start : start + size] for start in range(0, len(self.prompts), size)]
 
     def _score(
         self, row: Row, prompts: Sequence[CorpusPrompt], photos: dict[_Key, PictureScores]
     ) -> list[PictureScores]:
-        """Prompts on every subject; `photos` keeps the scores of "a photo of [V]", one for each sum of adapters."""
+        """Prompts on every subject; `photos` keeps the score of "a photo of [V]", one picture a sum of adapters."""
         cells = [(prompt, subject) for prompt in prompts for subject in self.subjects]
         sums = {_key(row, *cell): cell for cell in cells}
         adapters = {key: self._sum(row, *cell) for key, cell in sums.items()}
         new = {key: subject for key, (_, subject) in sums.items() if key not in photos}
         asked = [(prompt.text, adapters[_key(row, prompt, subject)]) for prompt, subject in cells]
-        asked += [(_photo(subject), adapters[key]) for key, subject in new.items()]
         pictures = [Picture(text, seed, adapter) for text, adapter in asked for seed in range(self.seeds)]
-        drawn = draw(self.base, pictures, self.sampling).split(self.seeds)
+        pictures += [Picture(_photo(subject), 0, adapters[key]) for key, subject in new.items()]
+        drawn = draw(self.base, pictures, self.sampling).split([self.seeds] * len(cells) + [1] * len(new))
         for (key, subject), shot in zip(new.items(), drawn[len(cells) :], strict=True):
-            photos[key] = self._judge.on_photo(shot, subject)
+            photos[key] = {name: values * self.seeds for name, values in self._judge.on_photo(shot, subject).items()}
         return [
             {**self._judge.on_prompt(shot, *cell), **photos[_key(row, *cell)]}
             for cell, shot in zip(cells, drawn[: len(cells)], strict=True)
@@ -116,8 +116,9 @@ class HyperStudy:
     def _sum(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapter:
         """The subject's adapter and the row's, added up."""
         extra = row.adapter(self.cast, prompt, subject)
-        parts = [(subject.adapter, row.subject_scale)]
-        return compose(parts if extra is None else [*parts, (extra, 1.0)])
+        if extra is None:
+            return subject.adapter.scaled(row.subject_scale)
+        return compose([(subject.adapter, self.cast.subject_scale), (extra, 1.0)])
 
 
 def _key(row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> _Key:

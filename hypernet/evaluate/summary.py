@@ -52,13 +52,20 @@ def failing(subject: RowScores, seeds: int) -> NDArray[np.bool_]:
 
 
 def figures(
-    scores: Mapping[str, RowScores], clusters: Sequence[str], kept: NDArray[np.bool_], metric: str = SCORE
+    scores: Mapping[str, RowScores],
+    clusters: Sequence[str],
+    kept: NDArray[np.bool_],
+    metric: str = SCORE,
+    alone: str = "subject",
 ) -> dict[str, Estimate]:
     """G of every row and S, with their parts.
 
-    G = (row − subject) / (oracle − subject), S = (predicted − other) / (predicted − subject), each a ratio of sums
+    G = (row − alone) / (oracle − alone), S = (predicted − other) / (predicted − alone), each a ratio of sums
     over pictures, with intervals by prompt cluster. Numerators and denominators are there too: of a small
     denominator nothing follows. subject_fidelity_ratio: predicted / oracle, of the subject's likeness at the prompt.
+
+    Args:
+        alone: the row of the subject's adapter without a prompt's, as strong as it is beside one.
 
     Raises:
         InputError: a control is missing.
@@ -69,18 +76,18 @@ def figures(
     def of(name: str, what: str = metric) -> NDArray[np.float64]:
         return scores[name][what][kept]
 
-    room = of("oracle") - of("subject")
-    found = {"G": ratio(of("predicted") - of("subject"), room, own), "G_denominator": estimate(room, own)}
-    found["G_numerator"] = estimate(of("predicted") - of("subject"), own)
+    room = of("oracle") - of(alone)
+    found = {"G": ratio(of("predicted") - of(alone), room, own), "G_denominator": estimate(room, own)}
+    found["G_numerator"] = estimate(of("predicted") - of(alone), own)
     for name in scores:
-        if name not in ("subject", "oracle", "predicted"):
-            found[f"G_{NAMES.get(name, name)}"] = ratio(of(name) - of("subject"), room, own)
+        if name not in (alone, "oracle", "predicted"):
+            found[f"G_{NAMES.get(name, name)}"] = ratio(of(name) - of(alone), room, own)
     if "other" in scores:
         gain = of("predicted") - of("other")
-        found["S"], found["S_numerator"] = ratio(gain, of("predicted") - of("subject"), own), estimate(gain, own)
+        found["S"], found["S_numerator"] = ratio(gain, of("predicted") - of(alone), own), estimate(gain, own)
     found["subject_fidelity_ratio"] = ratio(of("predicted", "subject"), of("oracle", "subject"), own)
     found["photo_fidelity_ratio"] = ratio(of("predicted", "subject_on_photo"), of("oracle", "subject_on_photo"), own)
-    found["diversity_ratio"] = ratio(of("predicted", "diversity"), of("subject", "diversity"), own)
+    found["diversity_ratio"] = ratio(of("predicted", "diversity"), of(alone, "diversity"), own)
     return found
 
 

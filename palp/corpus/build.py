@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 
 from palp.atomic import atomic_write, write_json
 from palp.base import Base
-from palp.compose import compose
+from palp.compose import over_subject
 from palp.corpus.folder import CorpusFolder, Item, Part, only_one
 from palp.corpus.manifest import write_manifest
 from palp.corpus.plan import CorpusPlan, Gate
@@ -160,9 +160,7 @@ class _Builder:
         if not pairs:
             return []
         subject = self._train[0].adapter
-        pictures = [
-            Picture(item.prompt.text, 0, compose([(subject, 1.0), (done.adapter, 1.0)])) for item, done in pairs
-        ]
+        pictures = [Picture(item.prompt.text, 0, over_subject(subject, done.adapter)) for item, done in pairs]
         sampling = Sampling(self._plan.preview_steps, guidance_scale(self._base.name))
         return to_images(draw(self._base, pictures, sampling))
 

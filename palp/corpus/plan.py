@@ -92,6 +92,7 @@ class CorpusPlan:
     subjects: tuple[SubjectPlan, ...] = ()  # none: characters of the picture world
     train_subjects: int = 8  # of the picture world
     probe_subjects: int = 3  # of the picture world
+    held_out_subjects: int = 12  # of the picture world, for the hypernetwork's evaluation
     recipe: Mapping[str, Any] = field(default_factory=dict)  # over the residual recipe of the base
     pictures: str = "subject"  # "subject": the subjects' own; "prompt": the base's, of each prompt
     subject_recipe: Mapping[str, Any] = field(default_factory=dict)  # over the subject recipe of the base
@@ -105,7 +106,7 @@ class CorpusPlan:
     preview_steps: int = 10  # sampling steps of the previews
 
     def __post_init__(self) -> None:
-        for name in ("train_subjects", "slots", "shard_size", "preview_steps"):
+        for name in ("train_subjects", "held_out_subjects", "slots", "shard_size", "preview_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
         if self.pictures not in PICTURES:

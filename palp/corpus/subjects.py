@@ -87,7 +87,10 @@ def _characters(plan: CorpusPlan) -> list[Learner]:
     if wanted > len(names):
         raise InputError(f"{wanted} characters were asked for, and the picture world has {len(names)}: ask for fewer")
     roles = {name: "train" if i < plan.train_subjects else "probe" for i, name in enumerate(names[:wanted])}
-    roles |= dict.fromkeys(report_subjects(), "held_out")
+    strangers = report_subjects()
+    if plan.held_out_subjects > len(strangers):
+        raise InputError(f"{plan.held_out_subjects} held-out characters were asked for: there are {len(strangers)}")
+    roles |= dict.fromkeys(strangers[: plan.held_out_subjects], "held_out")
     return [Learner(file_name(name), role, learnable(name)) for name, role in roles.items()]
 
 

@@ -5,24 +5,23 @@ Nothing that predicts such adapters can be better than they are, so this is meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palp.evaluate.intervals import RESAMPLES, Estimate, estimate
+from palp.evaluate.intervals import estimate
 from palp.evaluate.methods import METHODS, Method, Need, Plan, other, residual, subject_need
 from palp.evaluate.metrics import PROMPT_METRICS, Scores
 from palp.evaluate.report import SCALING, Files, settings, write_plane
 from palp.evaluate.results import Row, rows_as_json, write_results
+from palp.evaluate.scaling_line import above_line
 from palp.evaluate.study import Study
 from palp.evaluate.summary import gains, summarise
 from palp.guidance import RESIDUAL
 
-__all__ = ["GATE_METHODS", "above_line", "failing", "write_gate"]
-
-IDENTITY = "subject_on_prompt"
+__all__ = ["GATE_METHODS", "failing", "write_gate"]
 
 
 def _independent(name: str) -> Need:
@@ -42,6 +41,9 @@ GATE_METHODS: Mapping[str, Method] = {
     "transferred_palp": Method("of other subjects, PALP's loss", residual("palp", transferred=True)),
     "transferred_kv": Method(
         "of other subjects, text keys and values", residual(RESIDUAL, transferred=True, sites="cross-kv")
+    ),
+    "transferred_whole": Method(
+        "of other subjects, over whole ones", residual(RESIDUAL, transferred=True, subject_scale=1.0)
     ),
     "transferred_pictures": Method(
         "of other subjects, on the base's pictures", residual(RESIDUAL, transferred=True, pictures="prompt")
@@ -65,9 +67,10 @@ def write_gate(study: Study, methods: Mapping[str, Method], files: Files) -> dic
     scores = {name: study.scores(method) for name, method in methods.items()}
     rows = summarise(study, scores)
     hard = failing(scores, study)
+    line = above_line(scores, SCALING, study.clusters("alignment"), ("alignment", "subject_on_prompt"))
     more = {
         "gains_over_subject": rows_as_json(gains(study, scores, "subject")),
-        "above_the_scaling_line": {name: value.as_json() for name, value in above_line(study, scores).items()},
+        "above_the_scaling_line": {name: value.as_json() for name, value in line.items()},
         "where_the_subject_fails": rows_as_json(_subset(study, scores, hard)),
         "share_of_pairs_where_it_fails": float(hard.mean() * 2),  # of the half that is not chosen on
     }
@@ -88,38 +91,6 @@ def failing(scores: Mapping[str, Scores], study: Study) -> NDArray[np.bool_]:
     marked = np.zeros((len(lost), seeds), dtype=bool)
     marked[lost, half:] = True
     return marked.reshape(-1)
-
-
-def above_line(study: Study, scores: Mapping[str, Scores]) -> dict[str, Estimate]:
-    """How far a row's identity lies above what scaling the subject down keeps at the same alignment.
-
-    The line runs through the means of the scaled rows and the base; beyond its ends it is level. Subjects are
-    resampled, rows and line together.
-    """
-    clusters = study.clusters("alignment")
-    points = {name: _by_subject(values, clusters) for name, values in scores.items()}
-    line = [points[name] for name in SCALING if name in points]
-    subjects = len(line[0])
-    draws = np.random.default_rng(0).integers(0, subjects, (RESAMPLES, subjects))
-    out = {}
-    for name, own in points.items():
-        spread = [_height(own[draw].mean(axis=0), [rung[draw].mean(axis=0) for rung in line]) for draw in draws]
-        low, high = np.percentile(spread, [2.5, 97.5])
-        value = _height(own.mean(axis=0), [rung.mean(axis=0) for rung in line])
-        out[name] = Estimate(value, float(low), float(high), len(clusters))
-    return out
-
-
-def _height(point: NDArray[np.float64], line: Sequence[NDArray[np.float64]]) -> float:
-    rungs = np.array(sorted(line, key=lambda rung: float(rung[0])))
-    return float(point[1] - np.interp(point[0], rungs[:, 0], rungs[:, 1]))
-
-
-def _by_subject(values: Scores, clusters: Sequence[str]) -> NDArray[np.float64]:
-    """Mean (alignment, identity) of each subject, `[subjects, 2]`."""
-    names = list(dict.fromkeys(clusters))
-    of = np.array(clusters)
-    return np.array([[values[metric][of == name].mean() for metric in ("alignment", IDENTITY)] for name in names])
 
 
 def _subset(study: Study, scores: Mapping[str, Scores], kept: NDArray[np.bool_]) -> dict[str, Row]:

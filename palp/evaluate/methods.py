@@ -10,7 +10,7 @@ from palp.base.icons.grammar import Scene
 from palp.errors import InputError
 from palp.evaluate.protocol import Protocol
 from palp.guidance import RESIDUAL
-from palp.recipes import Form
+from palp.recipes import Form, recipe
 
 __all__ = [
     "METHODS",
@@ -160,7 +160,8 @@ def residual(
         chosen = targets(cell)
         values = tuple(sorted({**dict(cell.changes(f"residual_{rule}")), **changes}.items()))
         needs = [Need("residual", rule, members, target, changes=values, pictures=pictures) for target in chosen]
-        return Plan(((subject(cell.subject), 1.0), *((need, 1 / len(chosen)) for need in needs)))
+        strength = recipe("icons", "residual", dict(values)).subject_scale
+        return Plan(((subject(cell.subject), strength), *((need, 1 / len(chosen)) for need in needs)))
 
     return plan
 

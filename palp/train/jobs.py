@@ -116,7 +116,9 @@ class Job:
         def distinct(values: Iterator[str]) -> str:
             return " | ".join(dict.fromkeys(values))
 
+        weaker = {"subject_scale": f"{settings.subject_scale:g}"} if self.residual else {}
         return {
+            **weaker,
             "name": self.name,
             "class_word": distinct(subject.class_word for subject in self.subjects),
             "prompt": distinct(subject.prompts.target for subject in self.subjects),

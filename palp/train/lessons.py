@@ -37,7 +37,7 @@ class Lessons:
         self._base, self._jobs, self._settings = base, list(jobs), settings
         self._states = PromptStates(base, jobs, words)
         self._subjects = list({id(adapter): adapter for adapter in _frozen_subjects(jobs)}.values())
-        self.frozen = _frozen_bank(base, self._subjects)
+        self.frozen = _frozen_bank(base, self._subjects, settings.subject_scale)
         self._gather()
 
     def fill(self, slot: int, job: Job) -> None:
@@ -97,8 +97,8 @@ def _frozen_subjects(jobs: Sequence[Job]) -> list[Adapter]:
     return [subject.adapter for job in jobs for subject in job.subjects if subject.adapter is not None]
 
 
-def _frozen_bank(base: Base, adapters: Sequence[Adapter]) -> AdapterBank | None:
-    """Residual form: a bank of the subject adapters."""
+def _frozen_bank(base: Base, adapters: Sequence[Adapter], scale: float) -> AdapterBank | None:
+    """Residual form: a bank of the subject adapters, so strong."""
     if not adapters:
         return None
-    return AdapterBank.holding(base.unet, adapters).requires_grad_(False)
+    return AdapterBank.holding(base.unet, [adapter.scaled(scale) for adapter in adapters]).requires_grad_(False)

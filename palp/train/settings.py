@@ -37,6 +37,7 @@ class TrainSettings(CheckedSettings):
     alpha: float = 15.0  # guidance scale of the frozen base at y_c (paper 15; 7.5 for several subjects)
     beta: float = 7.5  # guidance scale of the student at y_P (paper 7.5; 1 for several subjects)
     gamma: float = 1.5  # "composed", "regional": how far their targets go from what the subject's adapter says
+    subject_scale: float = 1.0  # residual form: strength of the frozen subject adapters, and of any beside the result
     prior_weight: float = 0.0  # of ‖student − base‖² at the photo prompt, per latent dimension; 0 for none
     min_snr: float | None = None  # γ of min-SNR weights (arXiv 2303.09556), on all terms; None for none
     t_min: float = 0.0  # timesteps are drawn evenly from this share of the schedule …
@@ -47,11 +48,12 @@ class TrainSettings(CheckedSettings):
     def __post_init__(self) -> None:
         for name in ("rank", "vectors", "steps", "batch"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        self.require("lr", self.lr > 0, "above 0")
+        for name in ("lr", "subject_scale"):
+            self.require(name, getattr(self, name) > 0, "above 0")
         unsigned = ("lr_placeholder", "warmup", "weight_decay", "guidance_weight", "prior_weight")
         for name in unsigned:
             self.require(name, getattr(self, name) >= 0, "0 or above")
-        for name in ("lr", *unsigned, "alpha", "beta", "gamma"):
+        for name in ("lr", "subject_scale", *unsigned, "alpha", "beta", "gamma"):
             self.require(name, math.isfinite(getattr(self, name)), "finite")
         self.require("t_min", 0 <= self.t_min < 1, "from 0 to below 1")
         self.require("t_max", self.t_min < self.t_max <= 1, f"above t_min {self.t_min}, up to 1")

@@ -39,6 +39,7 @@ class Network:
         fingerprint: sha256 of its file.
         runner: what really runs it, such as "torch cpu" or "CUDAExecutionProvider".
         recipe: settings of the corpus it learned from; empty where the file does not say.
+        subject_scale: strength that a subject's adapter should have beside a prediction.
     """
 
     read: Read
@@ -46,6 +47,7 @@ class Network:
     fingerprint: str
     runner: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    subject_scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,8 @@ class Predictions:
             {site: rows[0].to(self._base.device, copy=True) for site, rows in side.items()}
             for side in (factors.down, factors.up)
         )
-        return Forecast(key, Adapter(factors.spec, down, up), reliability)
+        notes = {"subject_scale": f"{self.network.subject_scale:g}"}
+        return Forecast(key, Adapter(factors.spec, down, up, metadata=notes), reliability)
 
 
 def is_aligned(subject: Adapter) -> bool:
@@ -166,7 +169,7 @@ def _torch(base: Base, hypernet: Hypernetwork, fingerprint: str, recipe: Mapping
         prediction = hypernet(text)
         return prediction.factors, prediction.reliability
 
-    return Network(read, hypernet.spec, fingerprint, f"torch {base.device.type}", recipe)
+    return Network(read, hypernet.spec, fingerprint, f"torch {base.device.type}", recipe, hypernet.subject_scale)
 
 
 def _onnx(base: Base, path: Path, provider: str | None, recipe: Mapping[str, Any]) -> Network:
@@ -174,7 +177,8 @@ def _onnx(base: Base, path: Path, provider: str | None, recipe: Mapping[str, Any
     session.check_base(base)
     if provider is not None and session.providers[0] != provider:
         raise InputError(f"{provider} was asked for, and ONNX Runtime runs {path.name} on {session.providers[0]}")
-    return Network(session.predict, session.spec, _sha256(path), session.providers[0], recipe)
+    sha256, runner = _sha256(path), session.providers[0]
+    return Network(session.predict, session.spec, sha256, runner, recipe, session.subject_scale)
 
 
 def _sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ import torch
 from palp.adapter import Adapter
 from palp.base import Base, TextState
 from palp.base.sample import initial_noise, make_scheduler
+from palp.compose import subject_strength
 from palp.errors import InputError
 from palp.prompts import placeholders_in
 from palp.recipes import guidance_scale, recipe
@@ -211,12 +212,14 @@ class Preparation:
 
     def _parts(self, plan: Plan) -> list[Part]:
         request, record = plan.entry.request, plan.entry.record
+        prompt = None if plan.prompt_part is None else Part(*plan.prompt_part, request.prompt_adapter_scale)
         parts: list[Part] = []
         if plan.subject is not None and record is not None:
             assert record.adapter is not None
-            parts.append(Part(record.adapter, plan.subject, request.subject_scale))
-        if plan.prompt_part is not None:
-            parts.append(Part(*plan.prompt_part, request.prompt_adapter_scale))
+            strength = 1.0 if prompt is None else subject_strength(prompt.adapter, prompt.scale)
+            parts.append(Part(record.adapter, plan.subject, request.subject_scale * strength))
+        if prompt is not None:
+            parts.append(prompt)
         return parts
 
     @torch.no_grad()
