@@ -109,7 +109,9 @@ def test_the_mean_adapter_is_the_mean_of_the_residual_weights(trained: Study) ->
     subject = drawn_with(trained, "subject", cell())
     each = [trained.shelf.adapter(own_part("residual_regional", cell(0, target))) for target in (0, 1)]
     for site in mean.spec.sites:
-        expected = delta(subject, site.name) + (delta(each[0], site.name) + delta(each[1], site.name)) / 2
+        strength = trained.shelf.settings(own_part("residual_regional", cell())).subject_scale
+        expected = strength * delta(subject, site.name)
+        expected += (delta(each[0], site.name) + delta(each[1], site.name)) / 2
         torch.testing.assert_close(delta(mean, site.name), expected, rtol=RTOL, atol=ATOL)
 
 

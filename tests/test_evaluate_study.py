@@ -249,6 +249,23 @@ def test_metrics_are_what_they_say(base: Base, tmp_path: Path) -> None:
     assert scores["subject_on_prompt"] == pytest.approx((faces @ centre / centre.norm()).numpy(), abs=1e-5)
 
 
+def test_a_second_thing_counts_where_the_prompt_asks_for_it(base: Base, tmp_path: Path) -> None:
+    done, judges = study(base, tmp_path), world_judges()
+    subject, plain = done.protocol.subjects[0], done.protocol.targets[0]
+    pictures = renders(Scene(subject, "oil", "beach", "sunset", companion="robot"), (7, 8, 9))
+    guesses = [labels()["companion"][index] for index in judges[0](pictures)[0]["companion"].argmax(1).tolist()]
+    wanted = replace(plain, companion=guesses[0])
+    alone, both = (
+        Examiner(judges, replace(done.protocol, targets=(target, done.protocol.targets[1]))).on_prompt(
+            pictures, subject, target
+        )["alignment"]
+        for target in (plain, wanted)
+    )
+    hits = np.array([float(guess == guesses[0]) for guess in guesses])
+    assert hits[0] == 1
+    assert both == pytest.approx((3 * alone + hits) / 4)
+
+
 def test_gains_are_paired_by_picture(base: Base, tmp_path: Path) -> None:
     done = study(base, tmp_path)
     low = {metric: np.arange(8.0) for metric in METRICS}

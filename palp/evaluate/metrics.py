@@ -38,7 +38,7 @@ class Examiner:
     text: cosine of SmallCLIP's embeddings of the picture and of y_c.
     style, class, ambiance_1 (place), ambiance_2 (weather or palette, their mean where both are asked): 1 where the
     attribute judge's first guess is the word asked for, else 0.
-    alignment: mean of style, ambiance_1 and ambiance_2.
+    alignment: mean of style, ambiance_1 and ambiance_2, and of the second thing where one is asked for.
     subject_on_prompt: cosine of the judge's subject embedding to the mean over the ideals. identity_on_prompt: 1
     where, of all characters evaluated, the right one's ideals are the nearest. …_on_photo: the same for pictures of
     "a photo of [V]".
@@ -60,7 +60,8 @@ class Examiner:
         seen = torch.cat([self._clip.embed_pictures(part) for part in pictures.split(BATCH)])
         asked = self._clip.embed_tokens(word_tokens([clean_prompt(target, subject)]))
         extras = [name for name in ("weather", "palette") if getattr(target, name) != "none"]
-        hits = {name: _hits(logits, name, getattr(target, name)) for name in ("style", "place", *extras)}
+        second = ["companion"] if target.companion is not None else []
+        hits = {name: _hits(logits, name, getattr(target, name)) for name in ("style", "place", *extras, *second)}
         ambiance_2 = torch.stack([hits[name] for name in extras]).mean(0)
         likeness, recognised = self._identity(faces, subject, target)
         values = {
@@ -69,7 +70,9 @@ class Examiner:
             "class": _hits(logits, "subject", class_word(subject)),
             "ambiance_1": hits["place"],
             "ambiance_2": ambiance_2,
-            "alignment": torch.stack([hits["style"], hits["place"], ambiance_2]).mean(0),
+            "alignment": torch.stack([hits["style"], hits["place"], ambiance_2, *(hits[name] for name in second)]).mean(
+                0
+            ),
             "subject_on_prompt": likeness,
             "identity_on_prompt": recognised,
             "ideal_distance": 1 - (seen @ self._ideal_looks[subject, target].T).mean(1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -42,8 +43,10 @@ __all__ = [
 PLACEHOLDER = "[V]"
 
 
-def _target(style: str, place: str, weather: str = "none", palette: str = "none") -> Scene:
-    return Scene(PLACEHOLDER, style, place, weather, palette)
+def _target(
+    style: str, place: str, weather: str = "none", palette: str = "none", companion: str | None = None
+) -> Scene:
+    return Scene(PLACEHOLDER, style, place, weather, palette, companion)
 
 
 TARGETS = (  # style + subject + place + weather or palette, or both; in an order in which the first few differ most
@@ -58,20 +61,20 @@ TARGETS = (  # style + subject + place + weather or palette, or both; in an orde
     _target("chalk", "mountains", "snowfall"),
     _target("sepia", "farm", "rain", "cold"),
 )
-GATE_TARGETS = (  # more of them, for the question whether a prompt's adapter serves subjects it never met
-    _target("oil", "snow field", "sunset"),
-    _target("sketch", "room", palette="warm"),
-    _target("pixel", "underwater", "night"),
-    _target("watercolor", "cave", "fog"),
+GATE_TARGETS = (  # more, with a second thing, for the question whether a prompt's adapter serves subjects it never met
+    _target("oil", "snow field", "sunset", companion="robot"),
+    _target("sketch", "room", palette="warm", companion="guitar"),
+    _target("pixel", "underwater", "night", companion="fox"),
+    _target("watercolor", "cave", "fog", companion="candle"),
+    _target("comic", "stage", palette="pastel", companion="cactus"),
+    _target("stained glass", "beach", palette="cold", companion="sunflower"),
+    _target("mosaic", "meadow", "night", "warm", companion="bus"),
+    _target("photo", "city", "snowfall", "cold", companion="owl"),
     _target("blueprint", "road", "rain"),
-    _target("comic", "stage", palette="pastel"),
     _target("neon", "forest", "snowfall"),
-    _target("stained glass", "beach", palette="cold"),
-    _target("mosaic", "meadow", "night", "warm"),
     _target("chalk", "space", palette="vintage"),
     _target("sepia", "castle hall", "fog"),
     _target("photo", "desert", "sunset", "pastel"),
-    _target("photo", "city", "snowfall", "cold"),
     _target("oil", "island", "rain", "vintage"),
 )
 TUNING_TARGETS = (  # others, for choosing settings
@@ -138,12 +141,13 @@ def report_protocol(subjects: int = 8, prompts: int = 10, seeds: int = 4) -> Pro
 
 
 def gate_protocol(subjects: int = 8, prompts: int = 24, seeds: int = 4) -> Protocol:
-    """The first so many of report subjects, and of the targets of the report and of the gate.
+    """The first so many of report subjects, and of the targets of the report and of the gate, in turns.
 
     Raises:
         InputError: more than there are, or too few.
     """
-    return _protocol(report_subjects(), TARGETS + GATE_TARGETS, subjects, prompts, seeds)
+    turns = [target for pair in zip_longest(TARGETS, GATE_TARGETS) for target in pair if target is not None]
+    return _protocol(report_subjects(), turns, subjects, prompts, seeds)
 
 
 def tuning_protocol(subjects: int = 3, prompts: int = 3, seeds: int = 2) -> Protocol:
