@@ -135,8 +135,10 @@ def test_chosen_settings_reach_the_training_and_the_sampling(trained: Study) -> 
 
 
 def test_methods_are_chosen_by_name_in_the_tables_order() -> None:
-    assert list(choose_methods("palp, base")) == ["base", "palp"]
-    assert choose_methods(None).keys() == METHODS.keys()
+    assert list(choose_methods("palp, base", METHODS)) == ["base", "palp"]
+    assert choose_methods(None, METHODS).keys() == METHODS.keys()
     assert METHODS["base"].plan(cell()) == Plan()
     with pytest.raises(InputError, match="there is no method 'pulp': choose from base, subject"):
-        choose_methods("palp,pulp")
+        choose_methods("palp,pulp", METHODS)
+    with pytest.raises(InputError, match="lack base"):
+        choose_methods("palp,sds", METHODS, ("palp", "base"))

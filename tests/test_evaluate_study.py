@@ -49,7 +49,7 @@ def files_of(folder: Path) -> dict[str, int]:
 
 
 def test_the_table_has_every_row_and_metric_and_a_second_run_does_nothing(base: Base, tmp_path: Path) -> None:
-    methods = choose_methods("base,subject,unguided,palp,score_composition")
+    methods = choose_methods("base,subject,unguided,palp,score_composition", METHODS)
     rows = write_evaluation(study(base, tmp_path / "work"), methods, Files(tmp_path / "docs"), with_curve=True)
     table = json.loads((tmp_path / "docs/results/palp-icons.json").read_text())
     assert set(table["rows"]) == {*methods, RENDERED} == set(rows)
@@ -89,7 +89,7 @@ def test_a_killed_training_goes_on_and_gives_the_same(
 ) -> None:
     monkeypatch.setattr("palp.draw.BATCH", 2)
     monkeypatch.setattr(shelf_module, "CHECKPOINT_S", 0.0)
-    methods = choose_methods("subject,palp").values()
+    methods = choose_methods("subject,palp", METHODS).values()
     whole, broken = study(base, tmp_path / "whole"), study(base, tmp_path / "broken")
     whole.train(methods)
     steps = 0

@@ -42,19 +42,9 @@ def write_report(
     clusters = study.per_picture([prompt.cluster for prompt in study.prompts])
     everything = np.ones(len(clusters), dtype=bool)
     rows = means(scores, clusters, everything)
-    own = alone(study.cast)
-    found = {
-        **figures(scores, clusters, everything, alone=own),
-        **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent),
-    }
-    if "refined" in scores:
-        found["refine_20_vs_palp"] = found["G_refined"]
     more = {
-        **{name: value.as_json() for name, value in found.items()},
-        "second_judge": rows_as_json({"text": figures(scores, clusters, everything, "text", own)})["text"],
+        **_overall(study, scores, clusters, spent),
         "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
-        "alone": own,
-        "above_the_scaling_line": _above_line(scores, clusters),
         **_parts(study, scores, clusters),
     }
     write_results(path, rows, made_by, settings, more)
@@ -62,6 +52,28 @@ def write_report(
     line = [ROWS[name].label for name in SCALING]
     save_png(plane(points, line, ("alignment with the prompt", "likeness to the subject")), image)
     return rows
+
+
+def _overall(
+    study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str], spent: float
+) -> dict[str, Any]:
+    """G and S by both judges, over the subject as strong as beside a prompt's adapter and over the whole one; times."""
+    everything, own = np.ones(len(clusters), dtype=bool), alone(study.cast)
+
+    def by(metric: str, held_against: str) -> Row:
+        return figures(scores, clusters, everything, metric, held_against)
+
+    found = {**by("alignment", own), **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent)}
+    if "refined" in scores:
+        found["refine_20_vs_palp"] = found["G_refined"]
+    whole = {"alignment": by("alignment", "subject"), "text": by("text", "subject")}
+    return {
+        **{name: value.as_json() for name, value in found.items()},
+        "second_judge": rows_as_json({"text": by("text", own)})["text"],
+        "alone": own,
+        "over_the_whole_subject": rows_as_json(whole),
+        "above_the_scaling_line": _above_line(scores, clusters),
+    }
 
 
 def _parts(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:

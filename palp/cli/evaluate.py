@@ -43,14 +43,14 @@ def evaluate(
     from palp.base.icons.judges import load_judges
     from palp.cli.base import open_base
     from palp.cli.progress import training_bar
-    from palp.evaluate.methods import choose_methods
+    from palp.evaluate.methods import METHODS, choose_methods
     from palp.evaluate.protocol import report_protocol, tuning_protocol
     from palp.evaluate.report import Files, run_sweep, write_evaluation
     from palp.evaluate.results import table
     from palp.evaluate.study import Study
     from palp.evaluate.sweep import read_choices
 
-    chosen_methods = choose_methods(methods)
+    chosen_methods = choose_methods(methods, METHODS)
     chosen = {} if choices is None else read_choices(choices)
     counts = {"subjects": subjects, "prompts": prompts, "seeds": seeds}
     asked = {name: count for name, count in counts.items() if count is not None}

@@ -21,7 +21,9 @@ from palp.evaluate.study import Study
 from palp.evaluate.summary import gains, summarise
 from palp.guidance import RESIDUAL
 
-__all__ = ["GATE_METHODS", "failing", "write_gate"]
+__all__ = ["CONTROLS", "GATE_METHODS", "failing", "write_gate"]
+
+CONTROLS = ("base", "subject")  # no gate without them
 
 
 def _independent(name: str) -> Need:

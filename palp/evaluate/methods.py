@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -90,19 +90,24 @@ class Method:
     plan: Callable[[Cell], Plan]
 
 
-def choose_methods(names: str | None) -> dict[str, Method]:
-    """The methods named, "palp,sds", in the table's order; None is all.
+def choose_methods(names: str | None, known: Mapping[str, Method], needed: Iterable[str] = ()) -> dict[str, Method]:
+    """The methods named, "palp,sds", in the order of those known; None is all.
+
+    Args:
+        needed: that may not be left out.
 
     Raises:
-        InputError: a name that is none.
+        InputError: a name that is none, or one left out that is needed.
     """
     if names is None:
-        return dict(METHODS)
+        return dict(known)
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
-        if name not in METHODS:
-            raise InputError(f"there is no method {name!r}: choose from {', '.join(METHODS)}")
-    return {name: method for name, method in METHODS.items() if name in wanted}
+        if name not in known:
+            raise InputError(f"there is no method {name!r}: choose from {', '.join(known)}")
+    if missing := [name for name in needed if name not in wanted]:
+        raise InputError(f"the methods lack {missing[0]}, which the others are held against: name it too")
+    return {name: method for name, method in known.items() if name in wanted}
 
 
 def stopped(plan: Plan, share: float) -> Plan:
