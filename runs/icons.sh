@@ -9,8 +9,8 @@ size=${1:-full}
 case $size in
 full)
     plan=configs/corpus-icons.yaml out=runs/icons
-    train=(--steps 800 --samples-every 0 --set warm=250 --set patience=0 --set validate_every=200)
-    evaluate=(--prompts 48 --subjects 3 --seeds 2 --multi-steps 100)
+    train=(--steps 420 --samples-every 0 --set warm=140 --set patience=0 --set validate_every=105)
+    evaluate=(--prompts 24 --subjects 3 --seeds 2 --multi-steps 60)
     ;;
 tiny)
     plan=configs/corpus-icons-tiny.yaml out=runs/icons-tiny
