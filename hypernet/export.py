@@ -24,6 +24,7 @@ from hypernet.model import Hypernetwork, Prediction
 from palp.adapter_file import spec_from_json
 from palp.atomic import atomic_write
 from palp.base import Base, TextState
+from palp.compose import read_strength, strength_note
 from palp.errors import AdapterFileError, AdapterMismatchError, OutputError
 
 __all__ = ["OnnxHypernet", "export_onnx", "largest_difference"]
@@ -93,7 +94,7 @@ def _notes(hypernet: Hypernetwork) -> dict[str, str]:
     return {
         "palp.base": hypernet.spec.base,
         "palp.spec": json.dumps(asdict(hypernet.spec)),
-        "palp.subject_scale": f"{hypernet.subject_scale:g}",
+        **strength_note(hypernet.subject_scale),
     }
 
 
@@ -125,7 +126,7 @@ class OnnxHypernet:
         if "palp.spec" not in notes:
             raise AdapterFileError(f"{path} was not exported by palp-hyper: its metadata has no palp.spec")
         self.spec = spec_from_json(notes["palp.spec"], path)
-        self.subject_scale = float(notes.get("palp.subject_scale", 1.0))
+        self.subject_scale = read_strength(notes)
 
     @property
     def providers(self) -> list[str]:

@@ -16,6 +16,7 @@ from hypernet.factors import Factors, products
 from hypernet.layout import alike, layer_and_kind, numbered
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import TextShape, TextState
+from palp.compose import strength_note
 
 __all__ = ["ABSTAIN", "Hypernetwork", "Prediction"]
 
@@ -135,7 +136,7 @@ class Hypernetwork(nn.Module):
     def mean(self) -> Adapter:
         """The mean of the corpus' factors: what is predicted without looking at the prompt."""
         zeros = torch.zeros(1, len(self.spec.sites), self.config.basis, device=self.gain.device)
-        return self.expand(zeros).adapter(0, {"name": "mean", "subject_scale": f"{self.subject_scale:g}"})
+        return self.expand(zeros).adapter(0, {"name": "mean", **strength_note(self.subject_scale)})
 
     @torch.no_grad()
     def set_site(self, site: int, mean: Mapping[str, Tensor], basis: Mapping[str, Tensor], limit: float) -> None:

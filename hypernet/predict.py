@@ -14,6 +14,7 @@ from hypernet.prompts import encode_clean
 from palp.adapter import Adapter
 from palp.bank import AdapterBank
 from palp.base import Base
+from palp.compose import strength_note
 
 __all__ = ["Predictor"]
 
@@ -44,9 +45,8 @@ class Predictor:
             InputError: the prompt names no subject, or several.
         """
         prediction = self.predict([prompt], [class_word])
-        given = bool(prediction.strength[0])
         notes = {
-            **({"subject_scale": f"{self.hypernet.subject_scale:g}"} if given else {}),
+            **(strength_note(self.hypernet.subject_scale) if bool(prediction.strength[0]) else {}),
             "prompt": prompt,
             "class_word": class_word,
             "form": "residual",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,18 @@ from torch import Tensor
 from palp.adapter import Adapter, Site
 from palp.errors import AdapterFileError, AdapterMismatchError
 
-__all__ = ["compose", "in_one_frame", "over_subject", "subject_strength", "widen"]
+__all__ = [
+    "compose",
+    "in_one_frame",
+    "over_subject",
+    "read_strength",
+    "strength_note",
+    "subject_strength",
+    "widen",
+]
+
+
+STRENGTH = "subject_scale"  # in the metadata of a prompt adapter
 
 
 def compose(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
@@ -52,18 +63,28 @@ def subject_strength(prompt: Adapter | None, scale: float = 1.0) -> float:
     Raises:
         AdapterFileError: the adapter's metadata has no such strength.
     """
-    wanted = _wanted("1" if prompt is None else prompt.metadata.get("subject_scale", "1"))
+    wanted = read_strength({} if prompt is None else prompt.metadata)
     return max(0.0, 1 + scale * (wanted - 1))
 
 
-def _wanted(text: str) -> float:
-    """A strength from a file's header."""
+def strength_note(scale: float) -> dict[str, str]:
+    """What a prompt adapter's metadata says of the subjects that it was trained over."""
+    return {STRENGTH: f"{scale:g}"}
+
+
+def read_strength(metadata: Mapping[str, str]) -> float:
+    """What `strength_note` wrote; 1 where nothing is said.
+
+    Raises:
+        AdapterFileError: it is no number above 0.
+    """
+    text = metadata.get(STRENGTH, "1")
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise AdapterFileError(f"an adapter says subject_scale {text!r}, and it must be a number above 0")
+        raise AdapterFileError(f"a file says {STRENGTH} {text!r}, and it must be a number above 0: train it again")
     return value
 
 

@@ -43,7 +43,9 @@ HypernetPath = Annotated[
     typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
 ]
 Refine = Annotated[int, typer.Option(min=0, help="PALP steps from the predicted adapter, for each prompt.")]
-SubjectScale = Annotated[float, typer.Option(help="Strength of the subject's adapter; 1 is as the prompt adapter was trained beside it.")]
+SubjectScale = Annotated[
+    float, typer.Option(help="Strength of the subject's adapter; 1 is what the prompt's was trained beside.")
+]
 PromptScale = Annotated[float, typer.Option(help="Strength of the prompt adapter.")]
 Seeds = Annotated[
     list[int] | None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypernet.evaluate.rows import ROWS, SCALING, Cast, alone, stacked
+from hypernet.evaluate.rows import ALONE, ROWS, SCALING, Cast, alone, stacked
 from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import failing, figures, means
 from hypernet.evaluate.timing import timings
@@ -37,7 +37,8 @@ def write_report(
     Raises:
         InputError: a control is missing.
     """
-    names = [name for name in ROWS if name != "refined" or study.cast.refines]
+    wanted = {"refined": study.cast.refines, ALONE: alone(study.cast) == ALONE}
+    names = [name for name in ROWS if wanted.get(name, True)]
     scores: dict[str, RowScores] = {name: study.scores(name) for name in names}
     clusters = study.per_picture([prompt.cluster for prompt in study.prompts])
     everything = np.ones(len(clusters), dtype=bool)

@@ -21,9 +21,8 @@ from hypernet.start import mean_adapter, weighted_adapter
 from hypernet.trust import nonsense
 from palp.adapter import Adapter
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
-from palp.errors import InputError
 
-__all__ = ["REQUIRED", "ROWS", "SCALING", "Cast", "Row", "alone"]
+__all__ = ["ALONE", "REQUIRED", "ROWS", "SCALING", "Cast", "Row", "alone"]
 
 WIDER = 4  # mean and ridge adapters have so many times the corpus' rank
 TEXT_DIRECTIONS = 16  # principal components of the text that the ridge regression sees
@@ -132,13 +131,13 @@ class Row:
     Args:
         label: what stands in it.
         adapter: the prompt adapter for a prompt and a subject; None for none.
-        subject_scale: of the subject's adapter where it is alone; beside a prompt's it is the corpus' own.
+        subject_scale: of the subject's adapter where it is alone; None, and beside a prompt's: the corpus' own.
         fixed: whether `adapter` is the same for every prompt.
     """
 
     label: str
     adapter: Callable[[Cast, CorpusPrompt, CorpusSubject], Adapter | None]
-    subject_scale: float = 1.0
+    subject_scale: float | None = 1.0
     fixed: bool = False
 
 
@@ -162,10 +161,12 @@ def _refined(cast: Cast, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapte
     return cast.refined.get(prompt.key)
 
 
+ALONE = "alone"  # drawn only where no other row has the subject so strong
 ROWS: Mapping[str, Row] = {
     "subject": Row("no prompt adapter", lambda cast, prompt, subject: None, fixed=True),
     "subject_0.8": Row("subject × 0.8", lambda cast, prompt, subject: None, 0.8, fixed=True),
     "subject_0.6": Row("subject × 0.6", lambda cast, prompt, subject: None, 0.6, fixed=True),
+    ALONE: Row("subject as strong as beside a prompt's", lambda cast, prompt, subject: None, None, fixed=True),
     "noise": Row("noise of the same norm", _noise),
     "random_string": Row("predicted for a random string", _random_string),
     "mean": Row("corpus mean", lambda cast, prompt, subject: cast.mean, fixed=True),
@@ -180,25 +181,13 @@ ROWS: Mapping[str, Row] = {
 }
 """By name. The corpus' adapters were trained over other subjects than those drawn: the oracle is "transferred"."""
 REQUIRED = ("subject", "mean", "neighbour", "predicted", "oracle")
-
-
 SCALING = ("subject", "subject_0.8", "subject_0.6")
 """The line that scaling the subject down draws."""
 
 
 def alone(cast: Cast) -> str:
-    """The row without a prompt adapter whose subject is as strong as beside one: what prompt adapters are held against.
-
-    Raises:
-        InputError: there is none of the strength that the corpus has.
-    """
-    for name in SCALING:
-        if ROWS[name].subject_scale == cast.subject_scale:
-            return name
-    known = ", ".join(f"{ROWS[name].subject_scale:g}" for name in SCALING)
-    raise InputError(
-        f"the corpus has subject_scale {cast.subject_scale:g}, and the table has rows for {known}: build it with one"
-    )
+    """The row without a prompt adapter whose subject is as strong as beside one: what the others are held against."""
+    return next((name for name in SCALING if ROWS[name].subject_scale == cast.subject_scale), ALONE)
 
 
 def stacked(cast: Cast, prompts: Sequence[CorpusPrompt], class_word: str) -> tuple[Factors, Factors]:

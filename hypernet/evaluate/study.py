@@ -116,9 +116,9 @@ class HyperStudy:
     def _sum(self, row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> Adapter:
         """The subject's adapter and the row's, added up."""
         extra = row.adapter(self.cast, prompt, subject)
-        if extra is None:
-            return subject.adapter.scaled(row.subject_scale)
-        return compose([(subject.adapter, self.cast.subject_scale), (extra, 1.0)])
+        if extra is not None:
+            return compose([(subject.adapter, self.cast.subject_scale), (extra, 1.0)])
+        return subject.adapter.scaled(self.cast.subject_scale if row.subject_scale is None else row.subject_scale)
 
 
 def _key(row: Row, prompt: CorpusPrompt, subject: CorpusSubject) -> _Key:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palp.adapter import Adapter
 from palp.base import Base
+from palp.compose import strength_note
 from palp.errors import InputError
 from palp.guidance import RESIDUAL, find_rule
 from palp.prompts import Prompts, make_prompts
@@ -116,9 +117,8 @@ class Job:
         def distinct(values: Iterator[str]) -> str:
             return " | ".join(dict.fromkeys(values))
 
-        weaker = {"subject_scale": f"{settings.subject_scale:g}"} if self.residual else {}
         return {
-            **weaker,
+            **(strength_note(settings.subject_scale) if self.residual else {}),
             "name": self.name,
             "class_word": distinct(subject.class_word for subject in self.subjects),
             "prompt": distinct(subject.prompts.target for subject in self.subjects),

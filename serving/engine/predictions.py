@@ -21,6 +21,7 @@ from hypernet.prompts import encode_clean, prompts_of
 from hypernet.shipped import shipped_hypernet
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base, TextState
+from palp.compose import strength_note
 from palp.errors import InputError
 
 __all__ = ["Forecast", "Network", "Predictions", "is_aligned"]
@@ -139,8 +140,8 @@ class Predictions:
             {site: rows[0].to(self._base.device, copy=True) for site, rows in side.items()}
             for side in (factors.down, factors.up)
         )
-        notes = {"subject_scale": f"{self.network.subject_scale:g}"}
-        return Forecast(key, Adapter(factors.spec, down, up, metadata=notes), reliability)
+        adapter = Adapter(factors.spec, down, up, metadata=strength_note(self.network.subject_scale))
+        return Forecast(key, adapter, reliability)
 
 
 def is_aligned(subject: Adapter) -> bool:
