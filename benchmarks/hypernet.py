@@ -44,6 +44,7 @@ LOSSES: Mapping[str, tuple[str, ...]] = {
     "corpus weights": ("delta", "direction", "norm", "contrastive", "trust"),
     "corpus behaviour": ("behaviour", "trust"),
     "recipe loss": ("recipe", "trust"),
+    "corpus weights and behaviour": tuple(term for term in TERMS if term != "recipe"),
     "together": TERMS,
 }
 SIZES = (32, 64, 128, 256, 512)  # training prompts, as far as the corpus goes
@@ -116,7 +117,7 @@ def cases(over: str, corpus: Corpus, steps: int) -> dict[str, Case]:
     found = {}
     for name, terms in LOSSES.items():
         off = {term: 0.0 for term in TERMS if term not in terms}
-        cheap, whole = name == "corpus weights", name == "together"
+        cheap, whole = name == "corpus weights", {"delta", "behaviour"} < {*terms}
         asked = steps * CHEAPER if cheap else steps
         warm = {"warm": short["warm"] if whole else 0}
         found[name] = Case(count, _settings(asked, warmup=short["warmup"], **warm, **off))

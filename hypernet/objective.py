@@ -73,10 +73,13 @@ class Terms:
         return losses.contrastive(cosines, same, self._settings.temperature)
 
     def _recipe(self) -> Float[Tensor, "rows"]:
-        """The corpus' own loss of the predicted adapters, as if each were being trained."""
-        x_t = self._samples.x_t
-        draw = draw_of(self._stage.base.schedule, _as_training_batch(self._samples), x_t, self._output)
-        return self._rule.loss(draw, self._samples.denoisers, self._guidance)
+        """The corpus' own loss, as if the predicted adapters were being trained; without any it is 1 on average."""
+        schedule, x_t, t = self._stage.base.schedule, self._samples.x_t, self._batch.t
+        draw = draw_of(schedule, _as_training_batch(self._samples), x_t, self._output)
+        assert self._rule.target is not None  # a corpus' adapters are residual
+        goal = self._rule.target(x_t, t, self._samples.denoisers, self._guidance.gamma)
+        alone = draw.weight * losses.energy(schedule.to_noise(self._alone, x_t, t) - goal)
+        return draw.weight * losses.energy(draw.pred - goal) / alone.mean()
 
     def _shuffled(self) -> Float[Tensor, "rows"]:
         """The margin between each prompt's own adapter and the next prompt's, on the own prompt's samples."""

@@ -38,7 +38,7 @@ class HyperSettings(CheckedSettings):
     norm: float = 0.01  # weight of the squared log ratio of norms
     contrastive: float = 0.1  # weight of telling the corpus' adapters apart, centred by their mean
     behaviour: float = 1.0  # weight of the relative error of the change in the denoiser's output
-    recipe: float = 0.1  # weight of the corpus recipe's own loss, end to end
+    recipe: float = 0.1  # weight of the corpus recipe's own loss, end to end, in that of the subjects alone
     shuffled: float = 0.2  # weight of the margin to another prompt's adapter
     trust: float = 0.1  # weight of telling the corpus' prompts from nonsense
     margin: float = 0.3  # of "shuffled", in relative errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,9 @@ from palp.prompts import Prompts
 from palp.train import TrainSettings
 from palp.train.denoisers import BankDenoisers, Route
 
-__all__ = ["Samples", "Stage", "recipe_settings"]
+__all__ = ["Samples", "Stage", "recipe_settings", "refining"]
+
+REFINE_RATE = 1 / 8  # of the recipe's learning rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,3 +145,12 @@ def recipe_settings(recipe: Mapping[str, Any]) -> TrainSettings:
     """The training settings among a corpus' recipe; what else is in it is not for the trainer."""
     known = {field.name for field in fields(TrainSettings)}
     return TrainSettings.from_mapping({name: value for name, value in recipe.items() if name in known})
+
+
+def refining(settings: TrainSettings, steps: int) -> TrainSettings:
+    """The settings to train on with from a prediction, which is near the end of its training.
+
+    Adam's first steps move every weight by the whole rate, however small its gradient. At the recipe's own, twenty of
+    them leave a prediction worse than they found it; at an eighth, better than the corpus' adapters.
+    """
+    return replace(settings, steps=steps, lr=settings.lr * REFINE_RATE, warmup=0)

@@ -22,6 +22,7 @@ from serving.engine import build_engine
 from serving.engine.easel import Easel
 from serving.engine.entry import Entry
 from serving.engine.predictions import Network, Predictions
+from serving.engine.refinement import Lesson, refine
 from serving.engine.settings import EngineSettings
 from serving.subjects import records
 from serving.subjects.learning import Teaching
@@ -188,6 +189,25 @@ def test_refining_trains_the_prediction_while_others_are_drawn(reliability: floa
     after = base.unet.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(not module._forward_hooks for module in base.unet.modules())
+
+
+@pytest.mark.parametrize(("predicted", "rate"), [(True, 1 / 8), (False, 1.0)])
+def test_a_prediction_is_trained_on_gently(predicted: bool, rate: float, tmp_path: Path) -> None:
+    """The first of Adam's steps is as long as the rate; where there is no prediction, as in any training."""
+    base = tiny_base("sd1")
+    start, folder = subject(base, 5), tmp_path / "pictures"
+    folder.mkdir()
+    for number, image in enumerate(to_images(pictures(0))):
+        save_png(image, folder / f"{number}.png")
+    given = (start if predicted else None, 1, {**RECIPE, "warmup": 0})
+    lesson = Lesson("a sketch of [V]", "cat", folder, subject(base, 0), start.spec, *given)
+    training = refine(base, lesson)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(training)
+    adapter = end.value.value
+    moved = max(float((up - start.up[site] * predicted).abs().max()) for site, up in adapter.up.items())
+    assert moved == pytest.approx(rate * float(RECIPE["lr"]), rel=0.01)
 
 
 def test_refining_needs_the_subjects_pictures(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypernet.evaluate.judge import METRICS, PictureScores
-from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters
+from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters, refiner
 from hypernet.evaluate.rows import ALONE, REQUIRED, ROWS, Cast, alone
 from hypernet.evaluate.setting import open_study
 from hypernet.evaluate.study import HyperStudy, RowScores
@@ -22,6 +22,7 @@ from hypernet.evaluate.summary import check_rows, failing, figures, means
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from hypernet.predict import Predictor
+from hypernet.stage import recipe_settings
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.cli.progress import training_bar
@@ -93,6 +94,15 @@ def test_the_multi_prompt_and_refined_rivals_are_trained(base: Base, corpus: Tin
         start = cast.raw(prompt.text, "cat")
         moved, size = float((flat(adapter) - flat(start)).norm()), float(flat(start).norm())
         assert 0 < moved < 0.8 * size  # it starts from the prediction, not from zero
+
+
+def test_a_prediction_is_trained_on_gently(corpus: TinyCorpus, cast: Cast) -> None:
+    """The first of Adam's steps is as long as the rate: an eighth of the recipe's, and not warmed up."""
+    trainer = refiner(cast.predictor, corpus, cast.held[:1], 1)
+    list(trainer.run())
+    start = cast.raw(cast.held[0].text, corpus.subjects[0].class_word)
+    moved = max(float((up - start.up[site]).abs().max()) for site, up in trainer.adapter(0).up.items())
+    assert moved == pytest.approx(recipe_settings(corpus.recipe).lr / 8, rel=0.01)
 
 
 def drawn(base: Base, pictures: Sequence[Picture], sampling: Sampling) -> Float[Tensor, "pictures 3 2 2"]:

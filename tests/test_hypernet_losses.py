@@ -168,23 +168,31 @@ def test_every_term_can_be_switched_off_and_reaches_the_prediction(setting: Sett
 
 
 @torch.no_grad()
-def test_the_recipes_own_loss_is_that_of_its_rule(setting: Setting) -> None:
+def test_the_recipes_own_loss_is_that_of_its_rule_and_one_for_the_subjects_alone(setting: Setting) -> None:
     got = setting.terms({"recipe": 1.0})["recipe"]
-    base, batch, values = setting.base, setting.batch, []
+    base, batch, left, before = setting.base, setting.batch, [], []
     for row, prompt in enumerate(batch.rows.tolist()):
         subject = setting.subjects[int(batch.subjects[row])]
         texts = prompts_of(batch.prompts[prompt].text, subject.class_word)
         x_t = base.schedule.add_noise(batch.x0, batch.noise, batch.t)[[row]]
         alone = merged(base.unet, subject.adapter)
         models = {"student": merged(alone, setting.predicted.adapter(prompt)), "subject": alone, "base": base.unet}
-        asked = {"target": "student", "personal": "subject", "clean": "base", "photo": "base"}
-        v = {
-            role: _predict(base, models[who], x_t, batch.t[[row]], base.encode_prompts(
+        asked = [
+            ("student", "target"),
+            ("subject", "target"),
+            ("subject", "personal"),
+            ("base", "clean"),
+            ("base", "photo"),
+        ]
+        student, untaught, personal, clean, photo = (
+            _predict(base, models[who], x_t, batch.t[[row]], base.encode_prompts(
                 [getattr(texts, role)], subject.adapter.placeholders))
-            for role, who in asked.items()
-        }  # fmt: skip
-        values.append((v["target"] - v["personal"] - 1.5 * (v["clean"] - v["photo"])).square().mean())
-    torch.testing.assert_close(got, torch.stack(values).mean(), **NETWORK)
+            for who, role in asked
+        )  # fmt: skip
+        goal = personal + 1.5 * (clean - photo)
+        left.append((student - goal).square().mean())
+        before.append((untaught - goal).square().mean())
+    torch.testing.assert_close(got, torch.stack(left).mean() / torch.stack(before).mean(), **NETWORK)
 
 
 def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hypernet.predict import Predictor
 from hypernet.prompts import prompts_of
-from hypernet.stage import recipe_settings
+from hypernet.stage import recipe_settings, refining
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
@@ -50,7 +50,7 @@ def refined_adapters(
 def refiner(predictor: Predictor, corpus: Corpus, prompts: Sequence[CorpusPrompt], steps: int) -> Trainer:
     """A trainer for so many steps of the corpus' recipe, whose first weights are the predictions."""
     jobs = [Job(_members(corpus, prompt), _rule(corpus), SEED, prompt.key) for prompt in prompts]
-    trainer = Trainer(predictor.base, jobs, replace(_settings(corpus, steps), warmup=0))
+    trainer = Trainer(predictor.base, jobs, refining(_settings(corpus, steps), steps))
     words = [job.subjects[0].class_word for job in jobs]
     predicted = predictor.predict([prompt.text for prompt in prompts], words)
     predicted.factors.write(trainer.bank, list(range(len(jobs))))

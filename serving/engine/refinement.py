@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hypernet.stage import recipe_settings
+from hypernet.stage import recipe_settings, refining
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base
 from palp.errors import InputError
@@ -70,8 +70,9 @@ def refine(base: Base, lesson: Lesson) -> Generator[None, None, Adapter]:
 
 
 def _settings(base: Base, lesson: Lesson) -> TrainSettings:
-    """The recipe of the prediction's corpus with the shape of its adapters, and no warm-up: it starts near its end."""
+    """The recipe of the prediction's corpus with the shape of its adapters; gently where there is a prediction."""
     known = recipe_settings(lesson.recipe) if lesson.recipe else recipe(base.name, "residual")
+    known = replace(known, steps=lesson.steps) if lesson.start is None else refining(known, lesson.steps)
     for sites in SITES:
         if base.sites(sites) == lesson.spec.sites:
             return replace(
@@ -79,8 +80,6 @@ def _settings(base: Base, lesson: Lesson) -> TrainSettings:
                 sites=sites,
                 rank=lesson.spec.rank,
                 lora_alpha=lesson.spec.alpha,
-                steps=lesson.steps,
-                warmup=0,
                 gradient_checkpointing=False,
             )
     raise InputError(f"adapters at {len(lesson.spec.sites)} sites cannot be refined on this base: set refine to 0")
