@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import refining
 from benchmarks.hypernet import CHEAPER, Examination, Part, cases, exponent, row
 from hypernet.learn import learn_hypernet
+from hypernet.predict import Predictor
 from hypernet.proxies import Changes
 from palp.base import Base
-from tests.corpora import CONFIG, TinyCorpus
+from tests.corpora import CONFIG, TinyCorpus, tiny_hypernet
 
 
 def changes(seed: int, error: float, rows: int = 40) -> Changes:
@@ -69,3 +71,22 @@ def test_a_trained_case_is_measured_on_the_held_out_prompts(base: Base, corpus: 
     found = exam.changes(path)
     assert found.wanted.shape[0] == len(exam.clusters) == 16
     assert np.isfinite([value.value for value in row(found, exam.clusters).values()]).all()
+
+
+def test_a_training_from_the_prediction_starts_there_and_one_from_zero_at_nothing(
+    base: Base, corpus: TinyCorpus
+) -> None:
+    predictor = Predictor(base, tiny_hypernet(base, corpus, gain=1.0))
+    prompts = [prompt for prompt in corpus.prompts if prompt.split != "train"][:2]
+    exam = refining.Examination(base, corpus, prompts)
+    nothing = exam.losses([corpus.adapter(prompt.key).scaled(0.0) for prompt in prompts])
+    zero, predicted, quick = (
+        exam.losses(refining.trained(predictor, corpus, prompts, way, 0)) for way in refining.WAYS
+    )
+    np.testing.assert_allclose(zero, nothing, rtol=1e-5)
+    raw = predictor.predict([prompt.text for prompt in prompts], ["cat", "cat"]).factors
+    np.testing.assert_allclose(predicted, exam.losses([raw.adapter(0), raw.adapter(1)]), rtol=1e-5)
+    np.testing.assert_array_equal(predicted, quick)
+    assert np.abs(predicted - nothing).max() > 1e-3 * nothing.max()
+    gentle, hasty = (exam.losses(refining.trained(predictor, corpus, prompts, way, 2)) for way in refining.WAYS[1:])
+    assert 0 < np.abs(gentle - predicted).max() < np.abs(hasty - predicted).max()

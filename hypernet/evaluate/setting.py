@@ -54,7 +54,7 @@ def open_study(
     predictor = Predictor(base, hypernet)
     hypernet.spec.check(corpus.spec)
     train, held = split_prompts(corpus)
-    chosen = _evenly(held, prompts)
+    chosen = evenly(held, prompts)
     identity = _identity(hypernet, corpus)
     rivals = _Rivals(predictor, corpus, train, chosen, multi_steps, refine, work, identity[:16], bar)
     cast = Cast(predictor, corpus, rivals.multi, rivals.refined if refine else None)
@@ -105,7 +105,7 @@ class _Rivals:
         return [Adapter.load(path) for path in paths]
 
 
-def _evenly(prompts: Sequence[CorpusPrompt], count: int) -> list[CorpusPrompt]:
+def evenly(prompts: Sequence[CorpusPrompt], count: int) -> list[CorpusPrompt]:
     """So many, taking turns among the splits; all if there are fewer."""
     by_split: dict[str, list[CorpusPrompt]] = {}
     for prompt in prompts:
