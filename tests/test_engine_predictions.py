@@ -33,6 +33,8 @@ from tests.light import light_base
 from tests.tiny import tiny_base
 from tests.training import pictures
 
+RATE = 1e-2  # of training
+
 
 class Counting:
     """A network that is sure, or not, and knows how often it was asked."""
@@ -199,7 +201,7 @@ def test_a_prediction_is_trained_on_gently(predicted: bool, rate: float, tmp_pat
     folder.mkdir()
     for number, image in enumerate(to_images(pictures(0))):
         save_png(image, folder / f"{number}.png")
-    given = (start if predicted else None, 1, {**RECIPE, "warmup": 0})
+    given = (start if predicted else None, 1, {**RECIPE, "lr": RATE, "warmup": 0})
     lesson = Lesson("a sketch of [V]", "cat", folder, subject(base, 0), start.spec, *given)
     training = refine(base, lesson)
     with pytest.raises(StopIteration) as end:
@@ -207,7 +209,7 @@ def test_a_prediction_is_trained_on_gently(predicted: bool, rate: float, tmp_pat
             next(training)
     adapter = end.value.value
     moved = max(float((up - start.up[site] * predicted).abs().max()) for site, up in adapter.up.items())
-    assert moved == pytest.approx(rate * float(RECIPE["lr"]), rel=0.01)
+    assert moved == pytest.approx(rate * RATE, rel=0.01)
 
 
 def test_refining_needs_the_subjects_pictures(tmp_path: Path) -> None:
