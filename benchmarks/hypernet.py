@@ -29,8 +29,8 @@ from hypernet.file import load_hypernet
 from hypernet.learn import learn_hypernet
 from hypernet.material import split_prompts
 from hypernet.prompts import encode_clean
-from hypernet.proxies import Changes, changes
-from hypernet.settings import TERMS, HyperSettings
+from hypernet.proxies import Changes, Exam
+from hypernet.settings import CORPUS_TERMS, HyperSettings
 from hypernet.stage import Samples, Stage, recipe_settings
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base, load_base
@@ -38,15 +38,9 @@ from palp.cli.progress import training_bar
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject, open_corpus
 from palp.evaluate.intervals import RESAMPLES, Estimate, ratio
 from palp.evaluate.results import RESULTS, Row, table, write_results
+from palp.guidance import RESIDUAL, find_rule
 from palp.learn import Watch
 
-LOSSES: Mapping[str, tuple[str, ...]] = {
-    "corpus weights": ("delta", "direction", "norm", "contrastive", "trust"),
-    "corpus behaviour": ("behaviour", "trust"),
-    "recipe loss": ("recipe", "trust"),
-    "corpus weights and behaviour": tuple(term for term in TERMS if term != "recipe"),
-    "together": TERMS,
-}
 SIZES = (32, 64, 128, 256, 512)  # training prompts, as far as the corpus goes
 CHEAPER = 8  # steps on weights alone take about so much less time
 SAMPLES = 8  # noised pictures of each held-out prompt
@@ -95,6 +89,11 @@ class Part:
         """As the whole corpus'."""
         return self._corpus.subjects
 
+    @property
+    def fresh_prompts(self) -> Sequence[CorpusPrompt]:
+        """As the whole corpus'."""
+        return self._corpus.fresh_prompts
+
     def adapter(self, key: str) -> Adapter:
         """As the whole corpus'."""
         return self._corpus.adapter(key)
@@ -110,23 +109,25 @@ class Part:
 
 def cases(over: str, corpus: Corpus, steps: int) -> dict[str, Case]:
     """The trainings to compare, by name."""
-    count, short = len(split_prompts(corpus)[0]), {"warm": steps // 3, "warmup": steps // 10}
+    count = len(split_prompts(corpus)[0])
     if over == "corpus":
         sizes = [size for size in SIZES if size < count] + [count]
-        return {f"{size} prompts": Case(size, _settings(steps, **short)) for size in sizes}
-    found = {}
-    for name, terms in LOSSES.items():
-        off = {term: 0.0 for term in TERMS if term not in terms}
-        cheap, whole = name == "corpus weights", {"delta", "behaviour"} < {*terms}
-        asked = steps * CHEAPER if cheap else steps
-        warm = {"warm": short["warm"] if whole else 0}
-        found[name] = Case(count, _settings(asked, warmup=short["warmup"], **warm, **off))
-    return found
+        return {f"{size} prompts": Case(size, _settings(steps, warm=steps // 3, tune=0)) for size in sizes}
+    weights, off = steps * CHEAPER, {term: 0.0 for term in CORPUS_TERMS if term not in ("behaviour", "trust")}
+    found = {
+        "corpus weights": _settings(weights, warm=weights, tune=0),
+        "corpus behaviour": _settings(steps, warm=0, tune=0, **off),
+        "corpus weights and behaviour": _settings(steps, warm=steps // 3, tune=0),
+        "recipe loss": _settings(steps, warm=0, tune=steps),
+        "together": _settings(steps, warm=steps // 6, tune=steps // 2),
+    }
+    return {name: Case(count, settings) for name, settings in found.items()}
 
 
 def _settings(steps: int, **values: Any) -> HyperSettings:
     """Measured four times on the way, never ended early; the best averaged weights are kept."""
-    return HyperSettings.from_mapping({"steps": steps, "patience": 0, "validate_every": max(1, steps // 4), **values})
+    head = {"steps": steps, "warmup": steps // 10, "patience": 0, "validate_every": max(1, steps // 4)}
+    return HyperSettings.from_mapping({**head, **values})
 
 
 class Examination:
@@ -136,9 +137,10 @@ class Examination:
         self._base, self._corpus = base, corpus
         self._held = split_prompts(corpus)[1]
         strangers = [subject for subject in corpus.subjects if subject.held_out]
-        recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
-        self._stage = Stage(base, corpus.spec, strangers, TOGETHER, recipe.subject_scale)
-        t_range = round(recipe.t_min * steps), round(recipe.t_max * steps)
+        self._rule = find_rule(str(corpus.recipe.get("rule", RESIDUAL)))
+        self._recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
+        self._stage = Stage(base, corpus.spec, strangers, TOGETHER, self._recipe.subject_scale)
+        t_range = round(self._recipe.t_min * steps), round(self._recipe.t_max * steps)
         draws = Draws(self._held, strangers, t_range, base.device, corpus.pictures)
         self._parts = [part for part in _parts(self._held) if len(part) > 1]
         self._batches = [draws.of([KEY, i], part, SAMPLES) for i, part in enumerate(self._parts)]
@@ -159,27 +161,34 @@ class Examination:
             factors: Factors = hypernet(read).factors
             return factors
 
+        exam = Exam(self._stage, self._rule, self._recipe, mean)
         with self._stage.attached():
-            return Changes.cat([changes(self._stage, *asked, mean) for asked in self._asked(predict)])
+            return Changes.cat([exam.changes(*asked, predict) for asked in self._asked()])
 
-    def _asked(self, predict: Any) -> Iterator[tuple[Samples, Any, Factors]]:
+    def _asked(self) -> Iterator[tuple[Samples, Factors]]:
         for part, batch in zip(self._parts, self._batches, strict=True):
             target = Factors.stack([self._corpus.adapter(prompt.key) for prompt in part]).to(self._base.device)
-            yield self._stage.samples(batch), predict, target
+            yield self._stage.samples(batch), target
 
 
 def row(found: Changes, clusters: Sequence[str]) -> Row:
-    """G of prediction and of the mean adapter, and S, with intervals by cluster."""
-    total = _array(found.energy)
+    """G of prediction and of the mean adapter, S, and what the recipe's loss loses, with intervals by cluster."""
+    total, alone = _array(found.energy), _array(found.left_alone)
 
     def share(kept: NDArray[np.float64]) -> Estimate:
         return ratio(kept, total, clusters)
+
+    def less(left: torch.Tensor) -> Estimate:
+        return ratio(alone - _array(left), alone, clusters)
 
     return {
         "gain": share(total - _array(found.missed(found.own))),
         "gain_of_mean": share(total - _array(found.missed(found.mean))),
         "specificity": share(_array(found.told_apart)),
         "specificity_of_corpus": share(_array(found.corpus_told_apart)),
+        "recipe_gain": less(found.left),
+        "recipe_gain_of_other": less(found.left_by_other),
+        "recipe_gain_of_corpus": less(found.left_by_corpus),
     }
 
 

@@ -13,11 +13,10 @@ from hypernet import losses
 from hypernet.draws import HyperBatch
 from hypernet.factors import Factors
 from hypernet.model import Prediction
+from hypernet.recipe_loss import RecipeLoss
 from hypernet.settings import HyperSettings
 from hypernet.stage import Samples, Stage
 from palp.guidance import GuidanceSettings, Rule
-from palp.train.draws import Batch
-from palp.train.losses import draw_of
 
 __all__ = ["Terms"]
 
@@ -29,7 +28,7 @@ class Terms:
         stage: attached.
         batch: the draw.
         prediction: for the batch's prompts, and after them for prompts that no corpus has.
-        target: the corpus' adapters of the batch's prompts.
+        target: the corpus' adapters of the batch's prompts; None where no term asks for them.
         mean: the corpus' mean, one adapter.
         rule: of the corpus' recipe.
         guidance: the recipe's numbers.
@@ -41,16 +40,16 @@ class Terms:
         stage: Stage,
         batch: HyperBatch,
         prediction: Prediction,
-        target: Factors,
+        target: Factors | None,
         mean: Factors,
         rule: Rule,
         guidance: GuidanceSettings,
         settings: HyperSettings,
     ) -> None:
-        self._stage, self._batch, self._target, self._mean = stage, batch, target, mean
+        self._stage, self._batch, self._corpus, self._mean = stage, batch, target, mean
         self._rule, self._guidance, self._settings = rule, guidance, settings
         self._log_odds = prediction.log_odds
-        self._predicted = prediction.factors[: len(target)]
+        self._predicted = prediction.factors[: len(batch.prompts)]
 
     def __call__(self, weights: Mapping[str, float]) -> dict[str, Float[Tensor, ""]]:
         """The mean of each term that has a weight."""
@@ -74,12 +73,8 @@ class Terms:
 
     def _recipe(self) -> Float[Tensor, "rows"]:
         """The corpus' own loss, as if the predicted adapters were being trained; without any it is 1 on average."""
-        schedule, x_t, t = self._stage.base.schedule, self._samples.x_t, self._batch.t
-        draw = draw_of(schedule, _as_training_batch(self._samples), x_t, self._output)
-        assert self._rule.target is not None  # a corpus' adapters are residual
-        goal = self._rule.target(x_t, t, self._samples.denoisers, self._guidance.gamma)
-        alone = draw.weight * losses.energy(schedule.to_noise(self._alone, x_t, t) - goal)
-        return draw.weight * losses.energy(draw.pred - goal) / alone.mean()
+        loss = RecipeLoss(self._stage.base.schedule, self._samples, self._rule, self._guidance)
+        return loss(self._output) / loss(self._alone).mean()
 
     def _shuffled(self) -> Float[Tensor, "rows"]:
         """The margin between each prompt's own adapter and the next prompt's, on the own prompt's samples."""
@@ -87,6 +82,11 @@ class Terms:
         output = self._stage.native(self._samples, self._predicted, other)
         error = losses.relative_error(output - self._alone, self._wanted)
         return losses.margin(self._error, error, self._settings.margin)
+
+    @property
+    def _target(self) -> Factors:
+        assert self._corpus is not None
+        return self._corpus
 
     @cached_property
     def _samples(self) -> Samples:
@@ -112,9 +112,4 @@ class Terms:
 
     @property
     def _known(self) -> Bool[Tensor, "batch"]:
-        return torch.arange(len(self._log_odds), device=self._log_odds.device) < len(self._target)
-
-
-def _as_training_batch(samples: Samples) -> Batch:
-    batch = samples.batch
-    return Batch(samples.denoisers.subjects, batch.x0, batch.noise, batch.fresh_noise, batch.t)
+        return torch.arange(len(self._log_odds), device=self._log_odds.device) < len(self._batch.prompts)

@@ -13,11 +13,16 @@ __all__ = ["TERMS", "HyperSettings"]
 TERMS = ("delta", "direction", "norm", "contrastive", "behaviour", "recipe", "shuffled", "trust")
 """The terms of the loss; each has its weight in `HyperSettings`, and 0 switches it off."""
 CHEAP_TERMS = ("delta", "direction", "norm", "contrastive", "trust")  # those that need no denoiser
+CORPUS_TERMS = tuple(term for term in TERMS if term != "recipe")  # those that need the corpus' adapters
+TUNE_TERMS = ("recipe", "trust")  # those that need no corpus
 
 
 @dataclass(frozen=True)
 class HyperSettings(CheckedSettings):
     """loss = Σ weight · term; see `hypernet.losses`.
+
+    Training has three parts: the corpus' adapters by their weights, then by what they do as well, and then the recipe's
+    own loss, on prompts that the corpus has no adapter for. The first two are a quick way to where the third begins.
 
     Raises:
         InputError: a value out of its range, or no term at all.
@@ -25,8 +30,9 @@ class HyperSettings(CheckedSettings):
 
     steps: int = 4000  # optimiser steps, at most
     warm: int = 500  # of these, the first so many are on the weight side alone: no denoiser, so ten times faster
-    prompts: int = 8  # a step and process
-    samples: int = 2  # noised pictures of each prompt
+    tune: int = 2000  # of these, the last so many are on the recipe's own loss, without the corpus' adapters
+    prompts: int = 16  # a step and process
+    samples: int = 1  # noised pictures of each prompt
     lr: float = 5e-4  # peak
     lr_gain: float = 1e-2  # of each site's scale, which starts at zero; peak
     warmup: int = 100  # steps until the peak, linear; then a cosine to 0
@@ -38,7 +44,7 @@ class HyperSettings(CheckedSettings):
     norm: float = 0.01  # weight of the squared log ratio of norms
     contrastive: float = 0.1  # weight of telling the corpus' adapters apart, centred by their mean
     behaviour: float = 1.0  # weight of the relative error of the change in the denoiser's output
-    recipe: float = 0.1  # weight of the corpus recipe's own loss, end to end, in that of the subjects alone
+    recipe: float = 1.0  # weight of the corpus recipe's own loss, in that of the subjects alone
     shuffled: float = 0.2  # weight of the margin to another prompt's adapter
     trust: float = 0.1  # weight of telling the corpus' prompts from nonsense
     margin: float = 0.3  # of "shuffled", in relative errors
@@ -54,17 +60,23 @@ class HyperSettings(CheckedSettings):
         self.require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
         for name in ("lr", "lr_gain", "clip", "temperature"):
             self.require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("warm", "warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
+        for name in ("warm", "tune", "warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
             self.require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
         self.require("ema", 0 <= self.ema < 1, "from 0 to below 1")
-        self.require("warm", self.warm <= self.steps, f"at most steps {self.steps}")
+        left = self.steps - self.tune
+        self.require("tune", left >= 0, f"at most steps {self.steps}")
+        self.require("warm", self.warm <= left, f"at most steps {self.steps} less tune {self.tune}")
         if not any(getattr(self, term) for term in TERMS if term != "trust"):
             raise InputError(f"all terms have weight 0: give one of {', '.join(TERMS[:-1])} a weight")
 
     def weights(self, step: int) -> dict[str, float]:
         """The weight of each term that counts in a step."""
-        terms = CHEAP_TERMS if step < self.warm else TERMS
+        terms = CHEAP_TERMS if step < self.warm else TUNE_TERMS if self.tunes(step) else CORPUS_TERMS
         return {term: getattr(self, term) for term in terms if getattr(self, term)}
+
+    def tunes(self, step: int) -> bool:
+        """Whether a step is one of the last, on the recipe's own loss."""
+        return step >= self.steps - self.tune
 
     def lr_scale(self, step: int) -> float:
         """Factor on the learning rates in a step, numbered from 0."""

@@ -20,7 +20,7 @@ from hypernet.model import Hypernetwork, Prediction
 from hypernet.objective import Terms
 from hypernet.parameters import gradient_norms, parameter_groups, swapped
 from hypernet.prompts import encode_clean
-from hypernet.proxies import Proxies, measure
+from hypernet.proxies import Exam, Proxies
 from hypernet.settings import HyperSettings
 from hypernet.stage import Samples, Stage, recipe_settings
 from hypernet.trust import nonsense
@@ -113,6 +113,8 @@ class HyperTrainer:
         self._stage = Stage(base, spec, subjects, min(settings.prompts, len(train)), strength)
         pictures = lru_cache(maxsize=CACHED)(self.corpus.pictures)
         self._draws = Draws(train, subjects, t_range, base.device, pictures)
+        fresh = self.corpus.fresh_prompts if settings.tune else ()  # these have no pictures of their own
+        self._fresh_draws = Draws(fresh, subjects, t_range, base.device) if fresh else self._draws
         self._validation_stage = Stage(base, spec, strangers, settings.prompts, strength)
         draws = Draws(held, strangers, t_range, base.device, pictures)
         chosen = held[:: max(1, len(held) // settings.validation_prompts)][: settings.validation_prompts]
@@ -144,10 +146,11 @@ class HyperTrainer:
 
     def validate(self) -> Proxies:
         """The averaged weights on held-out prompts and subjects."""
-        with swapped(self._hypernet, self._ema), self._validation_stage.attached():
-            batches = [self._validation_stage.samples(batch) for batch in self._validation]
+        stage = self._validation_stage
+        with swapped(self._hypernet, self._ema), stage.attached():
+            batches = [stage.samples(batch) for batch in self._validation]
             target = [self._target(batch) for batch in self._validation]
-            return measure(self._validation_stage, batches, self._predicted, target, self._mean)
+            return Exam(stage, self._rule, self._recipe, self._mean).measure(batches, self._predicted, target)
 
     def save(self, path: Path) -> None:
         """Write everything that `load` needs to one safetensors file, atomically; the main process does."""
@@ -213,9 +216,11 @@ class HyperTrainer:
         """Each term, the norm of its gradient, and their sum; the gradients are on the parameters."""
         weights = self.settings.weights(number)
         key = [self.settings.seed, number, self._accelerator.process_index]
-        batch = self._draws.draw(key, self.settings.prompts, self.settings.samples)
+        tunes, guidance = self.settings.tunes(number), (self._rule, self._recipe)
+        draws = self._fresh_draws if tunes else self._draws
+        batch = draws.draw(key, self.settings.prompts, self.settings.samples)
         prediction: Prediction = self._model(self._read(batch, key if "trust" in weights else None))
-        guidance, target = (self._rule, self._recipe), self._target(batch)
+        target = None if tunes else self._target(batch)
         terms = Terms(self._stage, batch, prediction, target, self._mean, *guidance, self.settings)(weights)
         weighted = {name: weights[name] * term for name, term in terms.items()}
         norms = gradient_norms(weighted, prediction) if number % MEASURE_EVERY == 0 else {}

@@ -9,12 +9,12 @@ size=${1:-full}
 case $size in
 full)
     plan=configs/corpus-icons.yaml out=runs/icons
-    train=(--steps 420 --samples-every 0 --set warm=140 --set patience=0 --set validate_every=105)
+    train=(--steps 1000 --samples-every 0 --set warm=150 --set tune=700 --set patience=0 --set validate_every=100)
     evaluate=(--prompts 24 --subjects 3 --seeds 2 --multi-steps 60)
     ;;
 tiny)
     plan=configs/corpus-icons-tiny.yaml out=runs/icons-tiny
-    train=(--steps 6 --samples-every 0 --set warm=3 --set warmup=1 --set prompts=2 --set validate_every=3 --set validation_prompts=2
+    train=(--steps 6 --samples-every 0 --set warm=2 --set tune=2 --set warmup=1 --set prompts=2 --set validate_every=3 --set validation_prompts=2
         --set width=32 --set basis=4)
     evaluate=(--prompts 2 --subjects 1 --seeds 2 --refine 2 --multi-steps 4)
     ;;

@@ -35,6 +35,7 @@ class TinyCorpus:
     subjects: Sequence[CorpusSubject]
     adapters: Mapping[str, Adapter]
     latents: Mapping[str, Tensor] = field(default_factory=dict)
+    fresh_prompts: Sequence[CorpusPrompt] = ()
 
     def pictures(self, key: str) -> Tensor | None:
         return self.latents.get(key)

@@ -20,7 +20,9 @@ from tests.corpora import CONFIG, TinyCorpus, tiny_hypernet
 def changes(seed: int, error: float, rows: int = 40) -> Changes:
     generator = torch.Generator().manual_seed(seed)
     wanted, off, other = (torch.randn(rows, 4, 2, 2, generator=generator) for _ in range(3))
-    return Changes(wanted, -wanted, wanted + error * off, other, torch.zeros_like(wanted))
+    alone = torch.full((rows,), 2.0)
+    left = (alone * (1 - gain) for gain in (0.5, 0.25, 0.4, 0.0))
+    return Changes(wanted, -wanted, wanted + error * off, other, torch.zeros_like(wanted), *left)
 
 
 def test_a_part_keeps_what_is_held_out_and_grows_by_prompts_never_by_others(corpus: TinyCorpus) -> None:
@@ -32,14 +34,18 @@ def test_a_part_keeps_what_is_held_out_and_grows_by_prompts_never_by_others(corp
 
 def test_each_loss_is_alone_in_its_case_and_all_are_in_the_last(corpus: TinyCorpus) -> None:
     found = cases("losses", corpus, 40)
-    alone = {
-        name: {term for term in ("delta", "behaviour", "recipe") if getattr(case.settings, term)}
+    terms = {
+        name: {
+            term
+            for step in range(case.settings.steps)
+            for term in case.settings.weights(step)
+            if term in ("delta", "behaviour", "recipe")
+        }
         for name, case in found.items()
     }
     both = {"delta", "behaviour"}
-    assert list(alone.values()) == [{"delta"}, {"behaviour"}, {"recipe"}, both, both | {"recipe"}]
-    steps = [case.settings.steps for case in found.values()]
-    assert steps == [40 * CHEAPER, 40, 40, 40, 40]
+    assert list(terms.values()) == [{"delta"}, {"behaviour"}, both, {"recipe"}, both | {"recipe"}]
+    assert [case.settings.steps for case in found.values()] == [40 * CHEAPER, 40, 40, 40, 40]
 
 
 def test_sizes_end_with_the_whole_corpus(corpus: TinyCorpus) -> None:
@@ -52,6 +58,8 @@ def test_gain_is_one_for_the_oracle_and_zero_for_nothing() -> None:
     assert exact["gain_of_mean"].value == pytest.approx(0)
     assert exact["specificity"].value == pytest.approx(1, abs=0.3)
     assert exact["specificity_of_corpus"].value == pytest.approx(2)
+    gains = [exact[f"recipe_gain{whose}"].value for whose in ("", "_of_other", "_of_corpus")]
+    assert gains == pytest.approx([0.5, 0.25, 0.4])
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:

@@ -12,6 +12,7 @@ import pytest
 from palp.corpus.contract import CorpusPrompt
 from palp.corpus.grammar import Grammar, read_grammar
 from palp.corpus.leakage import check_prompts, check_subjects
+from palp.corpus.plan import PromptPlan
 from palp.corpus.prompts import PromptCounts, draw_prompts, read_prompts
 from palp.errors import InputError, LeakageError
 from palp.prompts import placeholders_in
@@ -77,6 +78,28 @@ def test_a_seed_gives_the_same_prompts_and_another_seed_others() -> None:
     grammar = read_grammar("icons")
     assert draw_prompts(grammar, COUNTS, 3) == draw_prompts(grammar, COUNTS, 3)
     assert draw_prompts(grammar, COUNTS, 3) != draw_prompts(grammar, COUNTS, 4)
+
+
+def test_fresh_prompts_are_for_training_and_of_no_meaning_that_the_corpus_has() -> None:
+    plan = PromptPlan(train=60, paraphrase=4, combination=4, word=4, longer=4)
+    prompts = plan.prompts()
+    fresh = plan.fresh(prompts, 200)
+    assert len(fresh) == 200
+    assert fresh == plan.fresh(prompts, 200)
+    check_prompts([*prompts, *fresh])  # nothing that is held out is in them
+    assert {prompt.split for prompt in fresh} == {"train"}
+    assert not {prompt.cluster for prompt in fresh} & {prompt.cluster for prompt in prompts}
+    assert len({prompt.cluster for prompt in fresh}) == 200
+
+
+def test_a_small_grammar_has_few_fresh_prompts_and_a_file_none(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "template: '{style} [V] {place}'\npair: [style, place]\nelements:\n"
+        "  style: {words: {photo: a photo of, sketch: a sketch of}}\n  place: {words: {sea: at sea, city: in a city}}"
+    )
+    plan = PromptPlan(str(tmp_path / "g.yaml"), train=1, paraphrase=0, combination=0, word=0, longer=0)
+    assert 1 <= len(plan.fresh(plan.prompts(), 100)) <= 3
+    assert replace(plan, file="prompts.txt").fresh([], 100) == []
 
 
 @pytest.mark.parametrize(

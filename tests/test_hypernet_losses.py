@@ -14,7 +14,7 @@ from hypernet.factors import Factors, cross_products, products
 from hypernet.model import Prediction
 from hypernet.objective import Terms
 from hypernet.prompts import prompts_of
-from hypernet.proxies import measure
+from hypernet.proxies import Exam
 from hypernet.settings import TERMS, HyperSettings
 from hypernet.stage import Stage, recipe_settings
 from palp.adapter import Adapter
@@ -198,9 +198,11 @@ def test_the_recipes_own_loss_is_that_of_its_rule_and_one_for_the_subjects_alone
 def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:
     with setting.stage.attached(), torch.no_grad():
         samples = setting.stage.samples(setting.batch)
-        oracle = measure(setting.stage, [samples], lambda _: setting.target, [setting.target], setting.mean)
+        exam = Exam(setting.stage, find_rule("composed"), recipe_settings(setting.corpus.recipe), setting.mean)
+        oracle = exam.measure([samples], lambda _: setting.target, [setting.target])
         constant = setting.mean[[0, 0, 0]]
-        mean = measure(setting.stage, [samples], lambda _: constant, [setting.target], setting.mean)
+        mean = exam.measure([samples], lambda _: constant, [setting.target])
+        mine = exam.measure([samples], lambda _: setting.predicted, [setting.target])
     assert oracle.gain == pytest.approx(1.0, abs=1e-4)
     assert oracle.cosine == pytest.approx(1.0, abs=1e-4)
     assert oracle.specificity > 0.02
@@ -208,7 +210,13 @@ def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:
     assert mean.specificity_of_corpus == oracle.specificity_of_corpus
     assert mean.specificity == pytest.approx(0.0, abs=1e-5)  # a mean adapter has S = 0
     assert mean.gain == pytest.approx(mean.gain_of_mean, abs=1e-5)
-    assert oracle.score > mean.score
+    assert oracle.recipe_gain == pytest.approx(oracle.recipe_gain_of_corpus, abs=1e-5)
+    left = setting.terms({"recipe": 1.0})["recipe"].detach()
+    assert mine.recipe_gain == pytest.approx(1 - float(left), abs=1e-4)
+    assert mine.recipe_gain_of_corpus == oracle.recipe_gain_of_corpus
+    assert mean.recipe_gain == pytest.approx(mean.recipe_gain_of_other, abs=1e-5)
+    assert mean.score == pytest.approx(mean.recipe_gain, abs=1e-5)  # G alone
+    assert oracle.recipe_gain_of_other != pytest.approx(oracle.recipe_gain, abs=1e-4)
 
 
 def test_settings_are_checked() -> None:

@@ -14,6 +14,7 @@ from hypernet.file import load_hypernet
 from hypernet.learn import learn_hypernet
 from hypernet.settings import HyperSettings
 from hypernet.train import HyperTrainer
+from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import AdapterMismatchError, InputError, NonFiniteLossError
 from palp.learn import Watch
@@ -21,7 +22,7 @@ from tests.corpora import CONFIG, TinyCorpus, regauged
 from tests.light import light_base
 
 HOW = HyperSettings(
-    steps=6, warm=2, prompts=3, samples=2, warmup=1, lr=1e-3, validate_every=2, validation_prompts=2, patience=0
+    steps=6, warm=2, tune=2, prompts=3, samples=2, warmup=1, lr=1e-3, validate_every=2, validation_prompts=2, patience=0
 )
 
 
@@ -85,7 +86,7 @@ def repeated(corpus: TinyCorpus) -> TinyCorpus:
 def test_it_learns_what_the_prompt_says_and_does_not_collapse_to_the_mean(base: Base, corpus: TinyCorpus) -> None:
     """On subjects never seen, and prompts that differ from training's in nothing but their keys."""
     config = HyperConfig(width=32, layers=1, heads=2, basis=8)
-    how = replace(HOW, steps=120, warm=120, prompts=7, lr=5e-3, lr_gain=3e-2, validate_every=40, ema=0.9)
+    how = replace(HOW, steps=120, warm=120, tune=0, prompts=7, lr=5e-3, lr_gain=3e-2, validate_every=40, ema=0.9)
     trainer = run(HyperTrainer(base, repeated(corpus), config, how))
     proxies = trainer.validate()
     assert proxies.gain > proxies.gain_of_mean + 0.05
@@ -95,7 +96,7 @@ def test_it_learns_what_the_prompt_says_and_does_not_collapse_to_the_mean(base: 
 
 def test_the_average_keeps_up_with_a_short_training(base: Base, corpus: TinyCorpus) -> None:
     """At the decay of a long one it would still be near where it began."""
-    how = replace(HOW, steps=60, warm=60, ema=0.998)
+    how = replace(HOW, steps=60, warm=60, tune=0, ema=0.998)
     trainer = HyperTrainer(base, corpus, CONFIG, how)
     before = trainer._hypernet.head.detach().clone()
     run(trainer)
@@ -122,8 +123,39 @@ def test_gradient_norms_of_every_term_are_measured(base: Base, corpus: TinyCorpu
     assert not any(layer._forward_hooks for layer in base.unet.modules())
 
 
+def test_the_end_is_learned_from_fresh_prompts_and_asks_the_corpus_for_no_adapter(
+    base: Base, corpus: TinyCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = [replace(prompt, key=f"fresh-{prompt.key}", split="train") for prompt in corpus.prompts]
+    richer = replace(corpus, fresh_prompts=fresh)
+    trainer = HyperTrainer(base, richer, CONFIG, replace(HOW, validate_every=100))
+    asked: list[str] = []
+
+    def adapter(key: str) -> Adapter:
+        asked.append(key)
+        return corpus.adapter(key)
+
+    monkeypatch.setattr(trainer, "_adapter", adapter)
+    terms = [set(step.terms) for step in trainer.run()]
+    assert terms[0] == terms[1] == {"delta", "direction", "norm", "contrastive", "trust"}
+    assert terms[2] == terms[3] == {*terms[0], "behaviour", "shuffled"}
+    assert terms[4] == terms[5] == {"recipe", "trust"}
+    assert len(asked) == 4 * HOW.prompts  # of the first four steps, and all of the corpus
+    own = run(HyperTrainer(base, corpus, CONFIG, replace(HOW, validate_every=100)))
+    assert not torch.equal(own.state_dict()["model.head"], trainer.state_dict()["model.head"])  # it has its own prompts
+
+
+def test_the_recipes_loss_alone_teaches_prompts_without_an_adapter(base: Base, corpus: TinyCorpus) -> None:
+    """Held-out prompts and subjects; the corpus' random adapters, which the mean starts from, only do harm."""
+    how = replace(HOW, steps=60, warm=0, tune=60, prompts=4, lr=3e-3, lr_gain=3e-2, validate_every=100, ema=0.9)
+    trainer = HyperTrainer(base, repeated(corpus), CONFIG, how)
+    before = trainer.validate()
+    after = run(trainer).validate()
+    assert after.recipe_gain > before.recipe_gain + 0.02
+
+
 def test_it_stops_when_nothing_gets_better(base: Base, corpus: TinyCorpus) -> None:
-    still = replace(HOW, steps=40, warm=40, lr=1e-12, lr_gain=1e-12, validate_every=1, patience=3, ema=0.0)
+    still = replace(HOW, steps=40, warm=40, tune=0, lr=1e-12, lr_gain=1e-12, validate_every=1, patience=3, ema=0.0)
     trainer = run(HyperTrainer(base, corpus, CONFIG, still))
     assert trainer.step < 40
 

@@ -52,8 +52,9 @@ def train(
 
     def validated(done: int, proxies: Proxies) -> None:
         typer.echo(
-            f"step {done}: held-out gain {proxies.gain:.3f} (mean adapter {proxies.gain_of_mean:.3f}), "
-            f"specificity {proxies.specificity:.3f} (corpus {proxies.specificity_of_corpus:.3f})",
+            f"step {done}: held-out gain in the recipe's loss {proxies.recipe_gain:.3f} (corpus "
+            f"{proxies.recipe_gain_of_corpus:.3f}, another prompt's {proxies.recipe_gain_of_other:.3f}); of what the "
+            f"corpus' adapters do {proxies.gain:.3f} (mean adapter {proxies.gain_of_mean:.3f})",
             err=True,
         )
 

@@ -77,6 +77,11 @@ class Corpus(Protocol):
         ...
 
     @property
+    def fresh_prompts(self) -> Sequence[CorpusPrompt]:
+        """Training prompts of the same grammar that it has no adapter for; none where its prompts are a user's file."""
+        ...
+
+    @property
     def subjects(self) -> Sequence[CorpusSubject]:
         """Training subjects and held-out ones."""
         ...

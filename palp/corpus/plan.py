@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from palp.corpus.contract import CorpusPrompt
 from palp.corpus.grammar import read_grammar
 from palp.corpus.leakage import check_prompts
-from palp.corpus.prompts import PromptCounts, draw_prompts, read_prompts
+from palp.corpus.prompts import PromptCounts, draw_prompts, fresh_prompts, read_prompts
 from palp.errors import InputError
 
 __all__ = ["CorpusPlan", "ExamPlan", "Gate", "PromptPlan", "SubjectPlan", "read_plan"]
 
 PICTURES = ("subject", "prompt")
 ROLES = ("train", "probe", "held_out")
+FRESH_SEED = 1_000_003  # beside that of the corpus' own prompts
 T = TypeVar("T")
 
 
@@ -46,6 +47,18 @@ class PromptPlan:
             prompts = read_prompts(Path(self.file))
         check_prompts(prompts)
         return prompts
+
+    def fresh(self, known: Iterable[CorpusPrompt], count: int) -> list[CorpusPrompt]:
+        """Up to so many more training prompts of the grammar, of other meanings than those known; none of a file's.
+
+        Raises:
+            InputError: the grammar is no longer there.
+        """
+        if self.file is not None:
+            return []
+        clusters = {prompt.cluster for prompt in known}
+        seed = self.seed + FRESH_SEED
+        return fresh_prompts(read_grammar(self.grammar), clusters, self.longer > 0, count, seed)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +15,7 @@ from palp.corpus.contract import CorpusPrompt, Split
 from palp.corpus.grammar import SLOT, Grammar
 from palp.errors import InputError
 
-__all__ = ["PromptCounts", "draw_prompts", "read_prompts"]
+__all__ = ["PromptCounts", "draw_prompts", "fresh_prompts", "read_prompts"]
 
 TRIES = 200  # draws for each prompt wanted
 HELD_OUT_IN = 10  # of a user's own prompts, one cluster in so many is held out
@@ -61,6 +61,26 @@ def draw_prompts(grammar: Grammar, counts: PromptCounts, seed: int) -> list[Corp
     _check_enough("paraphrase", len(retold), counts.paraphrase)
     prompts += [_prompt(grammar, "paraphrase", number, words, rng) for number, words in enumerate(retold)]
     return sorted(prompts, key=lambda prompt: prompt.key)
+
+
+def fresh_prompts(grammar: Grammar, known: Container[str], longer: bool, count: int, seed: int) -> list[CorpusPrompt]:
+    """Up to so many training prompts, no two of one meaning; fewer where the grammar has no more.
+
+    Args:
+        known: clusters that are not drawn.
+        longer: whether prompts that say every element are held out.
+    """
+    rng = np.random.default_rng(seed)
+    decks = {name: _deck(element.known, rng) for name, element in grammar.elements.items()}
+    found: dict[str, dict[str, str]] = {}
+    for _ in range(TRIES * count):
+        if len(found) == count:
+            break
+        words = _words(grammar, decks, rng, "train")
+        if _cluster(words) not in known and _split(grammar, words, longer) == "train":
+            found.setdefault(_cluster(words), words)
+    prompts = [_prompt(grammar, "train", number, words, rng) for number, words in enumerate(found.values())]
+    return [replace(prompt, key=f"fresh-{number:05d}") for number, prompt in enumerate(prompts)]
 
 
 def read_prompts(path: Path) -> list[CorpusPrompt]:

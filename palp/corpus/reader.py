@@ -14,10 +14,13 @@ from torch import Tensor
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.corpus.contract import CorpusPrompt, CorpusSubject
 from palp.corpus.folder import TWIN, CorpusFolder, read_json
+from palp.corpus.plan import PromptPlan
 from palp.corpus.shards import PICTURES, PREVIEW, Shard
 from palp.errors import CorpusError, InputError
 
 __all__ = ["OpenCorpus", "open_corpus"]
+
+FRESH = 4096  # prompts without an adapter, at most
 
 
 class OpenCorpus:
@@ -59,6 +62,17 @@ class OpenCorpus:
         """Those with an accepted adapter, in the order of their keys."""
         prompts = [CorpusPrompt(**entry) for entry in self.folder.read_plan()["prompts"]]
         return tuple(sorted((p for p in prompts if p.key in self._home), key=lambda prompt: prompt.key))
+
+    @cached_property
+    def fresh_prompts(self) -> Sequence[CorpusPrompt]:
+        """Training prompts of the same grammar that it has no adapter for; none where its prompts are a user's file.
+
+        Raises:
+            InputError: the grammar is no longer there.
+        """
+        plan = self.folder.read_plan()
+        known = [CorpusPrompt(**entry) for entry in plan["prompts"]]
+        return tuple(PromptPlan(**plan["settings"]["prompts"]).fresh(known, FRESH))
 
     @cached_property
     def subjects(self) -> Sequence[CorpusSubject]:
