@@ -9,7 +9,7 @@ size=${1:-full}
 case $size in
 full)
     plan=configs/corpus-icons.yaml out=runs/icons
-    train=(--steps 1000 --samples-every 0 --set warm=150 --set tune=700 --set patience=0 --set validate_every=100)
+    train=(--steps 1000 --samples-every 0 --set warm=150 --set tune=400 --set patience=0 --set validate_every=200)
     evaluate=(--prompts 24 --subjects 3 --seeds 2 --multi-steps 60)
     ;;
 tiny)

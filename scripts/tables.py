@@ -67,6 +67,7 @@ COMPARISON = Table(
     },
     {**{name: method.label for name, method in METHODS.items()}, "palp": "**PALP**", RENDERED: RENDERED_LABEL},
 )
+GATE_LABELS = {name: method.label for name, method in GATE_METHODS.items()}
 TABLES = {
     "base-icons": Table(
         {
@@ -102,7 +103,16 @@ TABLES = {
     ),
     "palp-icons": COMPARISON,
     "palp-icons-rivals": COMPARISON,
-    "gate0-icons": Table(PICTURES, {name: method.label for name, method in GATE_METHODS.items()}),
+    "gate0-icons": Table(
+        {
+            "alignment": "all elements",
+            "gains_over_subject/alignment": "all elements, over the subject alone",
+            **{name: PICTURES[name] for name in ("text", "subject_on_prompt", "subject_on_photo")},
+        },
+        GATE_LABELS,
+        fine=(*FINE, "alignment", "gains_over_subject/alignment"),
+    ),
+    "gate0-icons-rivals": Table(PICTURES, GATE_LABELS),
     "palp-icons-sweep": Table(
         PICTURES,
         {
