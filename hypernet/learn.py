@@ -18,7 +18,7 @@ import torch
 
 from hypernet.config import HyperConfig
 from hypernet.file import Origin, save_hypernet
-from hypernet.material import corpus_hash, split_prompts
+from hypernet.material import corpus_hash, settle_trust, split_prompts
 from hypernet.predict import Predictor
 from hypernet.proxies import Proxies
 from hypernet.settings import HyperSettings
@@ -85,7 +85,10 @@ def learn_hypernet(
         _train(trainer, run, watch, validated, log)
     outcome = {**asdict(trainer.validate()), "steps": trainer.step, "best_score": trainer.best_score}
     origin = Origin(dict(corpus.recipe), {"settings": asked, "outcome": outcome})
-    save_hypernet(trainer.best(), origin, path, torch.float16)
+    hypernet = trainer.best()
+    if settings.trust:
+        settle_trust(base, corpus, hypernet, settings.seed)
+    save_hypernet(hypernet.cpu(), origin, path, torch.float16)
     run.checkpoint.unlink(missing_ok=True)
     return path
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from hypernet.config import HyperConfig
@@ -13,13 +14,13 @@ from hypernet.model import Hypernetwork
 from hypernet.prompts import encode_clean
 from hypernet.stage import recipe_settings
 from hypernet.start import start_from
-from hypernet.trust import fit_gate
+from hypernet.trust import fit_gate, fit_trust, nonsense
 from palp.adapter import Adapter
 from palp.base import Base, TextState
 from palp.corpus import Corpus, CorpusPrompt
 from palp.errors import AdapterMismatchError, InputError
 
-__all__ = ["check_corpus", "corpus_hash", "split_prompts", "started"]
+__all__ = ["check_corpus", "corpus_hash", "settle_trust", "split_prompts", "started"]
 
 START_VALUES = 1_000_000_000  # numbers of the corpus that the start may look at: 4 GB
 CHUNK = 64  # prompts in one call of the text encoder
@@ -50,11 +51,25 @@ def started(
     values = sum(corpus.spec.rank * (site.in_features + site.out_features) for site in corpus.spec.sites)
     adapters: list[Adapter] = [corpus.adapter(p.key) for p in _spread(prompts, max(2, START_VALUES // values))]
     start_from(hypernet, adapters)
+    fit_gate(hypernet, _read(base, corpus, prompts).hidden.cpu())
+    return hypernet
+
+
+def settle_trust(base: Base, corpus: Corpus, hypernet: Hypernetwork, seed: int) -> None:
+    """Fit a trained hypernetwork's reliability to the corpus' training prompts and as much nonsense, in place."""
+    prompts = split_prompts(corpus)[0]
+    random = np.random.default_rng([seed, 1])
+    other = [base.encode_prompts(["", *nonsense(random, CHUNK - 1)]) for _ in range(0, len(prompts), CHUNK)]
+    hypernet.to(base.device)
+    fit_trust(hypernet, _read(base, corpus, prompts), TextState.cat(other))
+
+
+def _read(base: Base, corpus: Corpus, prompts: Sequence[CorpusPrompt]) -> TextState:
+    """The prompts, with the training subjects' class words in turns."""
     words = sorted({subject.class_word for subject in corpus.subjects if not subject.held_out})
     texts, nouns = [p.text for p in prompts], [words[i % len(words)] for i in range(len(prompts))]
     parts = [encode_clean(base, texts[i : i + CHUNK], nouns[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
-    fit_gate(hypernet, TextState.cat(parts).hidden.cpu())
-    return hypernet
+    return TextState.cat(parts)
 
 
 def check_corpus(base: Base, corpus: Corpus) -> None:
