@@ -31,14 +31,13 @@ from hypernet.material import split_prompts
 from hypernet.prompts import encode_clean
 from hypernet.proxies import Changes, Exam
 from hypernet.settings import CORPUS_TERMS, HyperSettings
-from hypernet.stage import Samples, Stage, recipe_settings
+from hypernet.stage import Samples, Stage, recipe_rule, recipe_settings
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base, load_base
 from palp.cli.progress import training_bar
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject, open_corpus
 from palp.evaluate.intervals import RESAMPLES, Estimate, ratio
 from palp.evaluate.results import RESULTS, Row, table, write_results
-from palp.guidance import RESIDUAL, find_rule
 from palp.learn import Watch
 
 SIZES = (32, 64, 128, 256, 512)  # training prompts, as far as the corpus goes
@@ -137,7 +136,7 @@ class Examination:
         self._base, self._corpus = base, corpus
         self._held = split_prompts(corpus)[1]
         strangers = [subject for subject in corpus.subjects if subject.held_out]
-        self._rule = find_rule(str(corpus.recipe.get("rule", RESIDUAL)))
+        self._rule = recipe_rule(corpus.recipe)
         self._recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
         self._stage = Stage(base, corpus.spec, strangers, TOGETHER, self._recipe.subject_scale)
         t_range = round(self._recipe.t_min * steps), round(self._recipe.t_max * steps)

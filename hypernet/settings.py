@@ -29,8 +29,10 @@ class HyperSettings(CheckedSettings):
     """
 
     steps: int = 4000  # optimiser steps, at most
-    warm: int = 500  # of these, the first so many are on the weight side alone: no denoiser, so ten times faster
-    tune: int = 2000  # of these, the last so many are on the recipe's own loss, without the corpus' adapters
+    warm: int | None = (
+        None  # of these, the first so many are on the weight side alone, without denoiser; None: 1 in 4 of the rest
+    )
+    tune: int | None = None  # of these, the last so many are on the recipe's own loss, without the corpus; None: half
     prompts: int = 16  # a step and process
     samples: int = 1  # noised pictures of each prompt
     lr: float = 5e-4  # peak
@@ -60,23 +62,34 @@ class HyperSettings(CheckedSettings):
         self.require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
         for name in ("lr", "lr_gain", "clip", "temperature"):
             self.require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("warm", "tune", "warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
+        for name in ("warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
             self.require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
         self.require("ema", 0 <= self.ema < 1, "from 0 to below 1")
-        left = self.steps - self.tune
-        self.require("tune", left >= 0, f"at most steps {self.steps}")
-        self.require("warm", self.warm <= left, f"at most steps {self.steps} less tune {self.tune}")
-        if not any(getattr(self, term) for term in TERMS if term != "trust"):
-            raise InputError(f"all terms have weight 0: give one of {', '.join(TERMS[:-1])} a weight")
+        self.require("tune", 0 <= self.tune_steps <= self.steps, f"from 0 to steps {self.steps}")
+        left = self.steps - self.tune_steps
+        self.require("warm", 0 <= self.warm_steps <= left, f"from 0 to steps {self.steps} less tune {self.tune_steps}")
+        for start in {0, self.warm_steps, left} - {self.steps}:
+            if not self.weights(start).keys() - {"trust"}:
+                raise InputError(f"all terms of step {start} have weight 0: give one a weight, or see warm and tune")
+
+    @property
+    def warm_steps(self) -> int:
+        """How many steps are on the weight side alone."""
+        return (self.steps - self.tune_steps) // 4 if self.warm is None else self.warm
+
+    @property
+    def tune_steps(self) -> int:
+        """How many steps are on the recipe's own loss."""
+        return self.steps // 2 if self.tune is None else self.tune
 
     def weights(self, step: int) -> dict[str, float]:
         """The weight of each term that counts in a step."""
-        terms = CHEAP_TERMS if step < self.warm else TUNE_TERMS if self.tunes(step) else CORPUS_TERMS
+        terms = TUNE_TERMS if self.tunes(step) else CHEAP_TERMS if step < self.warm_steps else CORPUS_TERMS
         return {term: getattr(self, term) for term in terms if getattr(self, term)}
 
     def tunes(self, step: int) -> bool:
         """Whether a step is one of the last, on the recipe's own loss."""
-        return step >= self.steps - self.tune
+        return step >= self.steps - self.tune_steps
 
     def lr_scale(self, step: int) -> float:
         """Factor on the learning rates in a step, numbered from 0."""

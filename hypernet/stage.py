@@ -19,12 +19,12 @@ from palp.bank import AdapterBank
 from palp.base import Base, TextState
 from palp.compose import in_one_frame
 from palp.corpus import CorpusSubject
-from palp.guidance import Prompt
+from palp.guidance import RESIDUAL, Prompt, Rule, find_rule
 from palp.prompts import Prompts
 from palp.train import TrainSettings
 from palp.train.denoisers import BankDenoisers, Route
 
-__all__ = ["Samples", "Stage", "recipe_settings", "refining"]
+__all__ = ["Samples", "Stage", "recipe_rule", "recipe_settings", "refining"]
 
 REFINE_RATE = 1 / 8  # of the recipe's learning rate
 
@@ -147,10 +147,15 @@ def recipe_settings(recipe: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings.from_mapping({name: value for name, value in recipe.items() if name in known})
 
 
+def recipe_rule(recipe: Mapping[str, Any]) -> Rule:
+    """The guidance rule of a corpus' recipe."""
+    return find_rule(str(recipe.get("rule", RESIDUAL)))
+
+
 def refining(settings: TrainSettings, steps: int) -> TrainSettings:
     """The settings to train on with from a prediction, which is near the end of its training.
 
-    Adam's first steps move every weight by the whole rate, however small its gradient. At the recipe's own, twenty of
-    them leave a prediction worse than they found it; at an eighth, better than the corpus' adapters.
+    Adam's first steps move every weight by the whole rate, however small its gradient: at the recipe's own, twenty of
+    them may leave a prediction worse than they found it (`benchmarks/refining.py`).
     """
     return replace(settings, steps=steps, lr=settings.lr * REFINE_RATE, warmup=0)

@@ -22,12 +22,11 @@ from hypernet.parameters import gradient_norms, parameter_groups, swapped
 from hypernet.prompts import encode_clean
 from hypernet.proxies import Exam, Proxies
 from hypernet.settings import HyperSettings
-from hypernet.stage import Samples, Stage, recipe_settings
+from hypernet.stage import Samples, Stage, recipe_rule, recipe_settings
 from hypernet.trust import nonsense
 from palp.base import Base, TextState
 from palp.corpus import Corpus, CorpusPrompt
 from palp.errors import NonFiniteLossError
-from palp.guidance import RESIDUAL, find_rule
 from palp.train import checkpoint
 
 __all__ = ["HyperStep", "HyperTrainer"]
@@ -104,7 +103,7 @@ class HyperTrainer:
         """Training draws from training subjects, validation from held-out ones."""
         base, settings, spec = self.base, self.settings, self.corpus.spec
         self._recipe = recipe_settings(self.corpus.recipe)
-        self._rule = find_rule(str(self.corpus.recipe.get("rule", RESIDUAL)))
+        self._rule = recipe_rule(self.corpus.recipe)
         low = round(self._recipe.t_min * len(base.schedule))
         t_range = (low, max(round(self._recipe.t_max * len(base.schedule)), low + 1))
         subjects = [subject for subject in self.corpus.subjects if not subject.held_out]
@@ -113,7 +112,7 @@ class HyperTrainer:
         self._stage = Stage(base, spec, subjects, min(settings.prompts, len(train)), strength)
         pictures = lru_cache(maxsize=CACHED)(self.corpus.pictures)
         self._draws = Draws(train, subjects, t_range, base.device, pictures)
-        fresh = self.corpus.fresh_prompts if settings.tune else ()  # these have no pictures of their own
+        fresh = self.corpus.fresh_prompts if settings.tune_steps else ()  # these have no pictures of their own
         self._fresh_draws = Draws(fresh, subjects, t_range, base.device) if fresh else self._draws
         self._validation_stage = Stage(base, spec, strangers, settings.prompts, strength)
         draws = Draws(held, strangers, t_range, base.device, pictures)

@@ -223,6 +223,12 @@ def test_settings_are_checked() -> None:
     for changes in ({"prompts": 1}, {"ema": 1.0}, {"lr": 0.0}, {"delta": -1.0}, {"warm": 10, "steps": 5}):
         with pytest.raises(InputError, match="setting"):
             HyperSettings(**changes)
+    for steps, parts in ((400, (50, 200)), (1, (0, 0))):  # a quarter of the rest, and half
+        assert (HyperSettings(steps=steps).warm_steps, HyperSettings(steps=steps).tune_steps) == parts
+    for weightless in ({"recipe": 0.0}, {"recipe": 0.0, "tune": 4000}):
+        with pytest.raises(InputError, match="weight 0"):  # of a part that has steps
+            HyperSettings(**weightless)  # type: ignore[arg-type]
+    HyperSettings(recipe=0.0, tune=0)
     with pytest.raises(InputError, match="weight 0"):
         HyperSettings(**{name: 0.0 for name in TERMS if name != "trust"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no setting 'rate'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,11 @@ import hypernet.learn as learn_module
 from hypernet.config import HyperConfig
 from hypernet.file import load_hypernet
 from hypernet.learn import learn_hypernet
+from hypernet.material import settle_trust
+from hypernet.prompts import encode_clean
 from hypernet.settings import HyperSettings
 from hypernet.train import HyperTrainer
+from hypernet.trust import nonsense
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import AdapterMismatchError, InputError, NonFiniteLossError
@@ -118,7 +122,7 @@ def test_the_gauge_of_the_corpus_changes_nothing(base: Base, corpus: TinyCorpus)
 
 def test_gradient_norms_of_every_term_are_measured(base: Base, corpus: TinyCorpus) -> None:
     step = next(HyperTrainer(base, corpus, CONFIG, replace(HOW, warm=0)).run())
-    assert step.terms.keys() == step.term_norms.keys() == HOW.weights(HOW.warm).keys()
+    assert step.terms.keys() == step.term_norms.keys() == HOW.weights(HOW.warm_steps).keys()
     assert all(norm > 0 for norm in step.term_norms.values())
     assert not any(layer._forward_hooks for layer in base.unet.modules())
 
@@ -152,6 +156,26 @@ def test_the_recipes_loss_alone_teaches_prompts_without_an_adapter(base: Base, c
     before = trainer.validate()
     after = run(trainer).validate()
     assert after.recipe_gain > before.recipe_gain + 0.02
+
+
+def test_a_finished_networks_reliability_is_fitted_to_its_states_and_nothing_else(
+    base: Base, corpus: TinyCorpus
+) -> None:
+    hypernet = run(HyperTrainer(base, corpus, CONFIG, HOW), 2).best()
+    with torch.no_grad():
+        for parameter in hypernet.trust.parameters():
+            parameter.neg_()  # a head that says the contrary, as one may whose states have moved on
+    before = {name: tensor.clone() for name, tensor in hypernet.state_dict().items()}
+    settle_trust(base, corpus, hypernet, 0)
+    after = hypernet.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        name for name in after if name.startswith("trust.")
+    }
+    assert not any(parameter.requires_grad for parameter in hypernet.parameters())
+    prompts = [prompt.text for prompt in corpus.prompts]
+    known = hypernet(encode_clean(base, prompts, ["cat"] * len(prompts))).log_odds
+    other = hypernet(base.encode_prompts(nonsense(np.random.default_rng(9), 32))).log_odds
+    assert float(known.min()) > float(other.quantile(0.9))
 
 
 def test_it_stops_when_nothing_gets_better(base: Base, corpus: TinyCorpus) -> None:

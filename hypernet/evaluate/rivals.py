@@ -9,11 +9,10 @@ from torch import Tensor
 
 from hypernet.predict import Predictor
 from hypernet.prompts import prompts_of
-from hypernet.stage import recipe_settings, refining
+from hypernet.stage import recipe_rule, recipe_settings, refining
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject
-from palp.guidance import RESIDUAL
 from palp.learn import Report
 from palp.train import Job, JobSubject, Trainer, TrainSettings
 
@@ -40,7 +39,7 @@ def multi_prompt_adapter(
     subjects = training_subjects(corpus)
     turns = [(prompt, i % len(subjects)) for i, prompt in enumerate(prompts)]
     members = tuple(_member(prompt, subjects[n], _latents(corpus, prompt, subjects)[n]) for prompt, n in turns)
-    job = Job(members, _rule(corpus), SEED, "all prompts")
+    job = Job(members, recipe_rule(corpus.recipe).name, SEED, "all prompts")
     trainer = Trainer(base, [job], settings_of(corpus, steps))
     _run(trainer, report)
     return trainer.adapters()[0]
@@ -79,7 +78,7 @@ def prompt_job(corpus: Corpus, prompt: CorpusPrompt, subjects: Sequence[CorpusSu
     """The prompt over these subjects, by the corpus' rule."""
     latents = _latents(corpus, prompt, subjects)
     members = tuple(_member(prompt, *pair) for pair in zip(subjects, latents, strict=True))
-    return Job(members, _rule(corpus), seed, prompt.key)
+    return Job(members, recipe_rule(corpus.recipe).name, seed, prompt.key)
 
 
 def settings_of(corpus: Corpus, steps: int) -> TrainSettings:
@@ -100,10 +99,6 @@ def _member(prompt: CorpusPrompt, subject: CorpusSubject, latents: Tensor) -> Jo
     word = min(subject.adapter.placeholders, default="[V]")
     texts = prompts_of(prompt.text, subject.class_word)
     return JobSubject(latents, texts, word, subject.class_word, subject.adapter)
-
-
-def _rule(corpus: Corpus) -> str:
-    return str(corpus.recipe.get("rule", RESIDUAL))
 
 
 def _run(trainer: Trainer, report: Callable[[int, int, float], None]) -> None:

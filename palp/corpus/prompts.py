@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -46,14 +46,9 @@ def draw_prompts(grammar: Grammar, counts: PromptCounts, seed: int) -> list[Corp
     drawn: dict[Split, list[dict[str, str]]] = {split: [] for split in asked}
     seen: set[str] = set()
     for split, wanted in asked.items():
-        for _ in range(TRIES * max(wanted, 1)):
-            if len(drawn[split]) == wanted:
-                break
-            words = _words(grammar, decks, rng, split)
-            new = _cluster(words) not in seen and _split(grammar, words, counts.longer > 0) == split
-            if new and _fits(split, words, drawn["train"]):
-                seen.add(_cluster(words))
-                drawn[split].append(words)
+        draws = (_words(grammar, decks, rng, split) for _ in range(TRIES * max(wanted, 1)))
+        fitting = (words for words in draws if _fits(split, words, drawn["train"]))
+        drawn[split] = _new(grammar, fitting, split, counts.longer > 0, wanted, seen)
         _check_enough(split, len(drawn[split]), wanted)
     numbered = [(split, number, words) for split, rows in drawn.items() for number, words in enumerate(rows)]
     prompts = [_prompt(grammar, split, number, words, rng) for split, number, words in numbered]
@@ -63,7 +58,7 @@ def draw_prompts(grammar: Grammar, counts: PromptCounts, seed: int) -> list[Corp
     return sorted(prompts, key=lambda prompt: prompt.key)
 
 
-def fresh_prompts(grammar: Grammar, known: Container[str], longer: bool, count: int, seed: int) -> list[CorpusPrompt]:
+def fresh_prompts(grammar: Grammar, known: Iterable[str], longer: bool, count: int, seed: int) -> list[CorpusPrompt]:
     """Up to so many training prompts, no two of one meaning; fewer where the grammar has no more.
 
     Args:
@@ -72,14 +67,9 @@ def fresh_prompts(grammar: Grammar, known: Container[str], longer: bool, count: 
     """
     rng = np.random.default_rng(seed)
     decks = {name: _deck(element.known, rng) for name, element in grammar.elements.items()}
-    found: dict[str, dict[str, str]] = {}
-    for _ in range(TRIES * count):
-        if len(found) == count:
-            break
-        words = _words(grammar, decks, rng, "train")
-        if _cluster(words) not in known and _split(grammar, words, longer) == "train":
-            found.setdefault(_cluster(words), words)
-    prompts = [_prompt(grammar, "train", number, words, rng) for number, words in enumerate(found.values())]
+    draws = (_words(grammar, decks, rng, "train") for _ in range(TRIES * count))
+    found = _new(grammar, draws, "train", longer, count, set(known))
+    prompts = [_prompt(grammar, "train", number, words, rng) for number, words in enumerate(found)]
     return [replace(prompt, key=f"fresh-{number:05d}") for number, prompt in enumerate(prompts)]
 
 
@@ -132,6 +122,20 @@ def _words(
         held_out = grammar.elements[name].held_out
         words[name] = held_out[int(rng.integers(len(held_out)))]
     return {name: words[name] for name in grammar.elements if name in words}
+
+
+def _new(
+    grammar: Grammar, draws: Iterable[dict[str, str]], split: Split, longer: bool, wanted: int, seen: set[str]
+) -> list[dict[str, str]]:
+    """The first so many draws that are of the split and of meanings not seen, which are seen from then on."""
+    found: list[dict[str, str]] = []
+    for words in draws if wanted else ():
+        if _cluster(words) not in seen and _split(grammar, words, longer) == split:
+            seen.add(_cluster(words))
+            found.append(words)
+            if len(found) == wanted:
+                break
+    return found
 
 
 def _split(grammar: Grammar, words: Mapping[str, str], longer: bool) -> Split:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hypernet.stage import recipe_settings, refining
+from hypernet.stage import recipe_rule, recipe_settings, refining
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base
 from palp.errors import InputError
-from palp.guidance import RESIDUAL
 from palp.recipes import recipe
 from palp.subjects import Subject, read_pictures
 from palp.train import Trainer, TrainSettings, residual_job
@@ -58,7 +57,7 @@ def refine(base: Base, lesson: Lesson) -> Generator[None, None, Adapter]:
     subject = Subject(
         lesson.class_word, read_pictures(lesson.pictures, base.resolution), min(lesson.subject.placeholders)
     )
-    rule = str(lesson.recipe.get("rule", RESIDUAL))
+    rule = recipe_rule(lesson.recipe).name
     job = residual_job(base, [(subject, lesson.subject)], lesson.prompt, rule=rule, name=lesson.prompt)
     trainer = Trainer(base, [job], _settings(base, lesson))
     if lesson.start is not None:
