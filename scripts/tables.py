@@ -101,6 +101,14 @@ TABLES = {
         "second_judge_by_part",
         ("G_denominator", "G_numerator", "S_numerator"),
     ),
+    "hypernet-refining-icons": Table(
+        {"0 steps": "at the start", **{f"{n} steps": f"after {n} steps" for n in (5, 10, 20, 40)}},
+        {
+            "from zero": "from zero",
+            "from the prediction": "from the prediction, at an eighth of the rate",
+            "from the prediction, at the recipe's rate": "from the prediction, at the recipe's rate",
+        },
+    ),
     "palp-icons": COMPARISON,
     "palp-icons-rivals": COMPARISON,
     "gate0-icons": Table(
