@@ -59,8 +59,9 @@ class Terms:
             "norm": lambda: losses.norm_error(self._predicted, self._target),
             "contrastive": self._contrastive,
             "behaviour": lambda: self._error,
-            "recipe": self._recipe,
             "shuffled": self._shuffled,
+            "recipe": lambda: self._recipe_loss(self._output),
+            "recipe_shuffled": self._recipe_shuffled,
             "trust": lambda: losses.trust(self._log_odds, self._known),
         }
         return {name: terms[name]().mean() for name in weights}
@@ -71,17 +72,19 @@ class Terms:
         cosines = losses.centred_cosines(self._predicted, self._target, self._mean)
         return losses.contrastive(cosines, same, self._settings.temperature)
 
-    def _recipe(self) -> Float[Tensor, "rows"]:
-        """The corpus' own loss, as if the predicted adapters were being trained; without any it is 1 on average."""
-        loss = RecipeLoss(self._stage.base.schedule, self._samples, self._rule, self._guidance)
-        return loss(self._output) / loss(self._alone).mean()
-
     def _shuffled(self) -> Float[Tensor, "rows"]:
         """The margin between each prompt's own adapter and the next prompt's, on the own prompt's samples."""
-        other = (self._batch.rows + 1) % len(self._target)
-        output = self._stage.native(self._samples, self._predicted, other)
-        error = losses.relative_error(output - self._alone, self._wanted)
+        error = losses.relative_error(self._output_of_other - self._alone, self._wanted)
         return losses.margin(self._error, error, self._settings.margin)
+
+    def _recipe_shuffled(self) -> Float[Tensor, "rows"]:
+        """The same in the recipe's loss, of which the most that adapters learn from it alone is what all prompts share."""
+        own, other = self._recipe_loss(self._output), self._recipe_loss(self._output_of_other)
+        return losses.margin(own, other, self._settings.recipe_margin)
+
+    def _recipe_loss(self, output: Float[Tensor, "rows c h w"]) -> Float[Tensor, "rows"]:
+        """The corpus' own loss, as if the predicted adapters were being trained; without any it is 1 on average."""
+        return self._loss(output) / self._loss(self._alone).mean()
 
     @property
     def _target(self) -> Factors:
@@ -95,6 +98,14 @@ class Terms:
     @cached_property
     def _output(self) -> Float[Tensor, "rows c h w"]:
         return self._stage.native(self._samples, self._predicted)
+
+    @cached_property
+    def _output_of_other(self) -> Float[Tensor, "rows c h w"]:
+        return self._stage.native(self._samples, self._predicted, (self._batch.rows + 1) % len(self._predicted))
+
+    @cached_property
+    def _loss(self) -> RecipeLoss:
+        return RecipeLoss(self._stage.base.schedule, self._samples, self._rule, self._guidance)
 
     @cached_property
     def _alone(self) -> Float[Tensor, "rows c h w"]:

@@ -10,11 +10,11 @@ from palp.settings import CheckedSettings
 
 __all__ = ["TERMS", "HyperSettings"]
 
-TERMS = ("delta", "direction", "norm", "contrastive", "behaviour", "recipe", "shuffled", "trust")
+TERMS = ("delta", "direction", "norm", "contrastive", "behaviour", "shuffled", "recipe", "recipe_shuffled", "trust")
 """The terms of the loss; each has its weight in `HyperSettings`, and 0 switches it off."""
 CHEAP_TERMS = ("delta", "direction", "norm", "contrastive", "trust")  # those that need no denoiser
-CORPUS_TERMS = tuple(term for term in TERMS if term != "recipe")  # those that need the corpus' adapters
-TUNE_TERMS = ("recipe", "trust")  # those that need no corpus
+TUNE_TERMS = ("recipe", "recipe_shuffled", "trust")  # those that need no adapter of the corpus
+CORPUS_TERMS = tuple(term for term in TERMS if not term.startswith("recipe"))
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class HyperSettings(CheckedSettings):
     norm: float = 0.01  # weight of the squared log ratio of norms
     contrastive: float = 0.1  # weight of telling the corpus' adapters apart, centred by their mean
     behaviour: float = 1.0  # weight of the relative error of the change in the denoiser's output
-    recipe: float = 1.0  # weight of the corpus recipe's own loss, in that of the subjects alone
     shuffled: float = 0.2  # weight of the margin to another prompt's adapter
+    recipe: float = 1.0  # weight of the corpus recipe's own loss, in that of the subjects alone
+    recipe_shuffled: float = 1.0  # weight of the margin to another prompt's adapter in that loss
     trust: float = 0.1  # weight of telling the corpus' prompts from nonsense
     margin: float = 0.3  # of "shuffled", in relative errors
+    recipe_margin: float = 0.15  # of "recipe_shuffled", in the loss of the subjects alone
     temperature: float = 0.1  # of "contrastive"
     validate_every: int = 250  # steps
     validation_prompts: int = 16  # held-out prompts looked at, at most
@@ -62,7 +64,7 @@ class HyperSettings(CheckedSettings):
         self.require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
         for name in ("lr", "lr_gain", "clip", "temperature"):
             self.require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("warmup", "weight_decay", "margin", "patience", "seed", *TERMS):
+        for name in ("warmup", "weight_decay", "margin", "recipe_margin", "patience", "seed", *TERMS):
             self.require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
         self.require("ema", 0 <= self.ema < 1, "from 0 to below 1")
         self.require("tune", 0 <= self.tune_steps <= self.steps, f"from 0 to steps {self.steps}")

@@ -169,30 +169,34 @@ def test_every_term_can_be_switched_off_and_reaches_the_prediction(setting: Sett
 
 @torch.no_grad()
 def test_the_recipes_own_loss_is_that_of_its_rule_and_one_for_the_subjects_alone(setting: Setting) -> None:
-    got = setting.terms({"recipe": 1.0})["recipe"]
-    base, batch, left, before = setting.base, setting.batch, [], []
+    got = setting.terms({"recipe": 1.0, "recipe_shuffled": 1.0})
+    base, batch, rows = setting.base, setting.batch, []
     for row, prompt in enumerate(batch.rows.tolist()):
         subject = setting.subjects[int(batch.subjects[row])]
         texts = prompts_of(batch.prompts[prompt].text, subject.class_word)
         x_t = base.schedule.add_noise(batch.x0, batch.noise, batch.t)[[row]]
         alone = merged(base.unet, subject.adapter)
-        models = {"student": merged(alone, setting.predicted.adapter(prompt)), "subject": alone, "base": base.unet}
+        own, other = (merged(alone, setting.predicted.adapter(p)) for p in (prompt, (prompt + 1) % 3))
+        models = {"student": own, "other": other, "subject": alone, "base": base.unet}
         asked = [
             ("student", "target"),
+            ("other", "target"),
             ("subject", "target"),
             ("subject", "personal"),
             ("base", "clean"),
             ("base", "photo"),
         ]
-        student, untaught, personal, clean, photo = (
+        *students, personal, clean, photo = (
             _predict(base, models[who], x_t, batch.t[[row]], base.encode_prompts(
                 [getattr(texts, role)], subject.adapter.placeholders))
             for who, role in asked
         )  # fmt: skip
         goal = personal + 1.5 * (clean - photo)
-        left.append((student - goal).square().mean())
-        before.append((untaught - goal).square().mean())
-    torch.testing.assert_close(got, torch.stack(left).mean() / torch.stack(before).mean(), **NETWORK)
+        rows.append(torch.stack([(student - goal).square().mean() for student in students]))
+    left, left_by_other, before = torch.stack(rows, dim=1)
+    torch.testing.assert_close(got["recipe"], left.mean() / before.mean(), **NETWORK)
+    margins = (0.15 + (left - left_by_other) / before.mean()).clamp(min=0)
+    torch.testing.assert_close(got["recipe_shuffled"], margins.mean(), **NETWORK)
 
 
 def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:
@@ -225,10 +229,11 @@ def test_settings_are_checked() -> None:
             HyperSettings(**changes)
     for steps, parts in ((400, (50, 200)), (1, (0, 0))):  # a quarter of the rest, and half
         assert (HyperSettings(steps=steps).warm_steps, HyperSettings(steps=steps).tune_steps) == parts
-    for weightless in ({"recipe": 0.0}, {"recipe": 0.0, "tune": 4000}):
+    no_recipe = {"recipe": 0.0, "recipe_shuffled": 0.0}
+    for steps_of_it in ({}, {"tune": 4000}):
         with pytest.raises(InputError, match="weight 0"):  # of a part that has steps
-            HyperSettings(**weightless)  # type: ignore[arg-type]
-    HyperSettings(recipe=0.0, tune=0)
+            HyperSettings(**no_recipe, **steps_of_it)  # type: ignore[arg-type]
+    HyperSettings(**no_recipe, tune=0)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="weight 0"):
         HyperSettings(**{name: 0.0 for name in TERMS if name != "trust"})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no setting 'rate'"):

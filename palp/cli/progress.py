@@ -57,8 +57,10 @@ def corpus_bar(tensorboard: Path | None) -> Iterator[Callable[[str, float, int],
         def report(what: str, done: float, total: int) -> None:
             if what not in begun:  # a resumed build starts in the middle, and its rate is of the rest
                 begun[what] = (time.monotonic(), done)
+                bar.set_description(what, refresh=False)
+                bar.set_postfix_str("", refresh=False)
+                bar.initial = 0  # of what was made before
                 bar.reset(total)
-                bar.set_description(what)
                 bar.initial = bar.n = done
             start, before = begun[what]
             rate = 3600 * (done - before) / max(time.monotonic() - start, 1e-3)

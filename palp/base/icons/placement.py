@@ -122,13 +122,21 @@ def _best(
     """The cut-out's best place in this size, turn and facing: mean square of the difference, and the pose."""
     look, mask = _posed(cutout, Pose(0.0, 0.0, zoom, tilt, facing), step)
     margin = look.shape[-1] // 2  # it may reach beyond the picture
-    seen = functional.pad(functional.avg_pool2d(picture[None], step), 4 * (margin,), mode="replicate")
-    square = functional.conv2d(seen**2, mask.expand_as(look)[None])
-    misfit = square - 2 * functional.conv2d(seen, (mask * look)[None]) + (mask * look**2).sum()
+    seen = functional.pad(functional.avg_pool2d(picture[None], step), 4 * (margin,), mode="replicate")[0]
+    square = seen.square().sum(0, keepdim=True)
+    misfit = _correlation(torch.cat([square, seen]), torch.cat([mask, -2 * mask * look])) + (mask * look**2).sum()
     value, at = (misfit.flatten() / (mask.sum() * len(look))).min(dim=0)
     row, column = divmod(int(at), misfit.shape[-1])
     middle = look.shape[-1] / 2 - margin
     return float(value), Pose(step * (column + middle), step * (row + middle), zoom, tilt, facing)
+
+
+def _correlation(layers: Float[Tensor, "c H W"], kernel: Float[Tensor, "c h w"]) -> Float[Tensor, "rows columns"]:
+    """The sum over layers, at each place where the kernel lies within; by Fourier transform, for it is large."""
+    size = layers.shape[-2:]
+    product = torch.fft.rfft2(layers) * torch.fft.rfft2(kernel, s=size).conj()
+    rows, columns = (own - other + 1 for own, other in zip(size, kernel.shape[-2:], strict=True))
+    return torch.fft.irfft2(product.sum(0), s=size)[:rows, :columns]
 
 
 def _clearest(pictures: Float[Tensor, "n 3 H W"]) -> Cutout | None:
