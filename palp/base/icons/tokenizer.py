@@ -24,11 +24,11 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     """Merge the most frequent pair until every word is one symbol (ties: alphabetical)."""
     splits = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
-    while any(len(split) > 1 for split in splits):
+    while splits := [split for split in splits if len(split) > 1]:
         pairs = Counter(pair for split in splits for pair in itertools.pairwise(split))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        splits = [_merge(split, best) for split in splits]
+        splits = [_merge(split, best) if best[0] in split else split for split in splits]
     return merges
 
 
