@@ -41,7 +41,7 @@ from palp.evaluate.results import RESULTS, Row, table, write_results
 from palp.learn import Watch
 
 SIZES = (32, 64, 128, 256, 512)  # training prompts, as far as the corpus goes
-CHEAPER = 8  # steps on weights alone take about so much less time
+CHEAPER = 4  # steps on weights alone take about so much less time
 SAMPLES = 8  # noised pictures of each held-out prompt
 TOGETHER = 8  # held-out prompts measured at once
 KEY = 424_242  # of the draws that are measured on: none of the training's, nor of its validation's
@@ -118,6 +118,7 @@ def cases(over: str, corpus: Corpus, steps: int) -> dict[str, Case]:
         "corpus behaviour": _settings(steps, warm=0, tune=0, **off),
         "corpus weights and behaviour": _settings(steps, warm=steps // 3, tune=0),
         "recipe loss": _settings(steps, warm=0, tune=steps),
+        "together, not told apart": _settings(steps, warm=steps // 6, tune=steps // 2, recipe_shuffled=0.0),
         "together": _settings(steps, warm=steps // 6, tune=steps // 2),
     }
     return {name: Case(count, settings) for name, settings in found.items()}

@@ -78,7 +78,7 @@ class Terms:
         return losses.margin(self._error, error, self._settings.margin)
 
     def _recipe_shuffled(self) -> Float[Tensor, "rows"]:
-        """The same in the recipe's loss, of which the most that adapters learn from it alone is what all prompts share."""
+        """The same in the recipe's loss, which alone teaches what all prompts share before what is each one's own."""
         own, other = self._recipe_loss(self._output), self._recipe_loss(self._output_of_other)
         return losses.margin(own, other, self._settings.recipe_margin)
 

@@ -39,13 +39,13 @@ def test_each_loss_is_alone_in_its_case_and_all_are_in_the_last(corpus: TinyCorp
             term
             for step in range(case.settings.steps)
             for term in case.settings.weights(step)
-            if term in ("delta", "behaviour", "recipe")
+            if term in ("delta", "behaviour", "recipe", "recipe_shuffled")
         }
         for name, case in found.items()
     }
-    both = {"delta", "behaviour"}
-    assert list(terms.values()) == [{"delta"}, {"behaviour"}, both, {"recipe"}, both | {"recipe"}]
-    assert [case.settings.steps for case in found.values()] == [40 * CHEAPER, 40, 40, 40, 40]
+    both, recipe = {"delta", "behaviour"}, {"recipe", "recipe_shuffled"}
+    assert list(terms.values()) == [{"delta"}, {"behaviour"}, both, recipe, both | {"recipe"}, both | recipe]
+    assert [case.settings.steps for case in found.values()] == [40 * CHEAPER, *5 * [40]]
 
 
 def test_sizes_end_with_the_whole_corpus(corpus: TinyCorpus) -> None:
