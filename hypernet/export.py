@@ -7,6 +7,7 @@ text encoder stays outside. Outputs `down/SITE` [batch rank in], `up/SITE` [batc
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -72,6 +73,7 @@ def _write(hypernet: Hypernetwork, path: Path) -> None:
     batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1)
     shapes: tuple[Any, ...] = ({0: batch, 1: tokens}, {0: batch})[: len(example)]
     names = [f"{side}/{site.name}" for side in ("down", "up") for site in hypernet.spec.sites]
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # each operator of a torchvision that is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
@@ -114,8 +116,9 @@ class OnnxHypernet:
 
         if not path.is_file():
             raise AdapterFileError(f"there is no ONNX model {path}: check the path")
-        there = onnxruntime.get_available_providers()
-        wanted = providers or [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there]
+        known = onnxruntime.get_available_providers()  # to this build, wherever it runs
+        there = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
+        wanted = providers or [p for p in (*there, "CPUExecutionProvider") if p in known]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
