@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,19 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from palp.base import Base
     from tests.corpora import TinyCorpus
+
+# What a module under the hook is the first to import is compiled anew, others' code too: half a minute a process.
+for name in (
+    "accelerate",
+    "beartype",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl",
+    "fastapi.testclient",
+    "peft",
+    "scipy.ndimage",
+    "torch._dynamo",
+):
+    import_module(name)
 
 torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
 install_import_hook(["palp", "hypernet", "serving"], "beartype.beartype")
