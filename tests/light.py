@@ -48,6 +48,19 @@ def _attention(width: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: nn.Linear(size, WIDTH, bias=False) for name, size in sizes.items()})
 
 
+class LightVae:
+    """A latent is a pixel, with its mean as a fourth channel."""
+
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        values = {"block_out_channels": (1,), "scaling_factor": 1.0, "shift_factor": None}
+        self.config = SimpleNamespace(**values, get=values.get)
+
+    def encode(self, pictures: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(latents=torch.cat([pictures, pictures.mean(1, keepdim=True)], dim=1))
+
+
 class LightFamily:
     """Words are random vectors; a `palp.base.families.Family`."""
 
@@ -94,14 +107,13 @@ def light_base(prediction: Prediction = "v_prediction", seed: int = 0) -> Base:
         unet = LightUnet().requires_grad_(False).eval()
     table = nn.Embedding(3, TEXT)
     model = SimpleNamespace(get_input_embeddings=lambda: table)
-    vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(1,)))
     alphas = torch.linspace(0.999, 0.01, 1000)
     return Base(
         name="light",
         fingerprint=f"light:{seed}",
         family=LightFamily(),
         unet=unet,
-        vae=vae,
+        vae=LightVae(),
         encoders={"text_encoder": PromptEncoder("text_encoder", None, model)},
         schedule=NoiseSchedule(alphas, prediction),
         scheduler_config={},

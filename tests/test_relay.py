@@ -12,17 +12,11 @@ from palp.base import Base
 from palp.errors import InputError
 from palp.subjects import Subject
 from palp.train import Exams, Finished, Job, Relay, Trainer, TrainSettings, residual_job
-from tests.tiny import tiny_base
 from tests.training import pictures, settings, subject_adapter, tensors_of, trained
 
 ALONE: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
 """A batch of another size goes through other kernels; see tests/test_train.py."""
 PROMPTS = ("a sketch of [V]", "a photo of [V] to", "a cat of [V]", "[V] to a cap", "a cap of [V]")
-
-
-@pytest.fixture(scope="module")
-def base() -> Base:
-    return tiny_base("sd1")
 
 
 @pytest.fixture(scope="module")

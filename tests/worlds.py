@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKL
 
 from palp.base import Base, base_from_pipeline
 from palp.base.icons.judges import AttributeJudge, SmallCLIP, build_judges
+from palp.draw import Sampling
 from palp.evaluate.protocol import Protocol, report_protocol
 from palp.evaluate.study import Study
 from palp.learn import Report
@@ -58,11 +61,12 @@ def quiet(title: str) -> Iterator[Report]:
 
 
 def study(base: Base, folder: Path, titles: list[str] | None = None) -> Study:
-    """A study of four steps a training; the titles of its progress bars are collected."""
+    """A study of four steps a training and five a picture; the titles of its progress bars are collected."""
 
     def bar(title: str) -> AbstractContextManager[Report]:
         if titles is not None:
             titles.append(title)
         return quiet(title)
 
-    return Study(base, world_judges(), small_protocol(), folder, bar, TINY)
+    with patch("palp.evaluate.study.Sampling", partial(Sampling, steps=5)):
+        return Study(base, world_judges(), small_protocol(), folder, bar, TINY)
