@@ -143,7 +143,7 @@ def test_the_end_is_learned_from_fresh_prompts_and_asks_the_corpus_for_no_adapte
     terms = [set(step.terms) for step in trainer.run()]
     assert terms[0] == terms[1] == {"delta", "direction", "norm", "contrastive", "trust"}
     assert terms[2] == terms[3] == {*terms[0], "behaviour", "shuffled"}
-    assert terms[4] == terms[5] == {"recipe", "trust"}
+    assert terms[4] == terms[5] == {"recipe", "recipe_shuffled", "trust"}
     assert len(asked) == 4 * HOW.prompts  # of the first four steps, and all of the corpus
     own = run(HyperTrainer(base, corpus, CONFIG, replace(HOW, validate_every=100)))
     assert not torch.equal(own.state_dict()["model.head"], trainer.state_dict()["model.head"])  # it has its own prompts
