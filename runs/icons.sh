@@ -9,7 +9,7 @@ size=${1:-full}
 case $size in
 full)
     plan=configs/corpus-icons.yaml out=runs/icons
-    train=(--steps 1000 --samples-every 0 --set warm=150 --set tune=400 --set patience=0 --set validate_every=200)
+    train=(--steps 1100 --samples-every 0 --set warm=150 --set tune=500 --set patience=0 --set validate_every=220)
     evaluate=(--prompts 24 --subjects 3 --seeds 2 --multi-steps 300)
     ;;
 tiny)
