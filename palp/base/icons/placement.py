@@ -136,7 +136,8 @@ def _correlation(layers: Float[Tensor, "c H W"], kernel: Float[Tensor, "c h w"])
     size = layers.shape[-2:]
     product = torch.fft.rfft2(layers) * torch.fft.rfft2(kernel, s=size).conj()
     rows, columns = (own - other + 1 for own, other in zip(size, kernel.shape[-2:], strict=True))
-    return torch.fft.irfft2(product.sum(0), s=size)[:rows, :columns]
+    whole: Tensor = torch.fft.irfft2(product.sum(0), s=size)
+    return whole[:rows, :columns]
 
 
 def _clearest(pictures: Float[Tensor, "n 3 H W"]) -> Cutout | None:
