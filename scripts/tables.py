@@ -109,6 +109,24 @@ TABLES = {
             "from the prediction, at the recipe's rate": "from the prediction, at the recipe's rate",
         },
     ),
+    "hypernet-losses-icons": Table(
+        {
+            "recipe_gain": "taken from the recipe's loss",
+            "recipe_gain_of_other": "by another prompt's",
+            "recipe_gain_of_corpus": "by the corpus' adapter",
+            "gain": "G in the denoiser's output",
+            "specificity": "S",
+            "specificity_of_corpus": "S of the corpus",
+        },
+        {
+            "corpus weights": "the corpus' weights alone",
+            "corpus behaviour": "the corpus' behaviour alone",
+            "corpus weights and behaviour": "weights, then behaviour",
+            "recipe loss": "the recipe's loss, without a corpus",
+            "together, not told apart": "all three, without the margin to another prompt's",
+            "together": "all three",
+        },
+    ),
     "palp-icons": COMPARISON,
     "palp-icons-rivals": COMPARISON,
     "gate0-icons": Table(
