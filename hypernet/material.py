@@ -24,6 +24,7 @@ __all__ = ["check_corpus", "corpus_hash", "settle_trust", "split_prompts", "star
 
 START_VALUES = 1_000_000_000  # numbers of the corpus that the start may look at: 4 GB
 CHUNK = 64  # prompts in one call of the text encoder
+FORMS = ("{} [V]", "[V] {}")  # of nonsense about a subject
 
 
 def split_prompts(corpus: Corpus) -> tuple[list[CorpusPrompt], list[CorpusPrompt]]:
@@ -51,23 +52,27 @@ def started(
     values = sum(corpus.spec.rank * (site.in_features + site.out_features) for site in corpus.spec.sites)
     adapters: list[Adapter] = [corpus.adapter(p.key) for p in _spread(prompts, max(2, START_VALUES // values))]
     start_from(hypernet, adapters)
-    fit_gate(hypernet, _read(base, corpus, prompts).hidden.cpu())
+    fit_gate(hypernet, _read(base, corpus, [p.text for p in prompts]).hidden.cpu())
     return hypernet
 
 
 def settle_trust(base: Base, corpus: Corpus, hypernet: Hypernetwork, seed: int) -> None:
-    """Fit a trained hypernetwork's reliability to the corpus' training prompts and as much nonsense, in place."""
-    prompts = split_prompts(corpus)[0]
+    """Fit a trained hypernetwork's reliability to the corpus' training prompts and to nonsense, in place.
+
+    Nonsense comes as it is, and twice with a subject, after it and before it: a class word makes nothing a prompt.
+    """
+    prompts = [prompt.text for prompt in split_prompts(corpus)[0]]
     random = np.random.default_rng([seed, 1])
     other = [base.encode_prompts(["", *nonsense(random, CHUNK - 1)]) for _ in range(0, len(prompts), CHUNK)]
+    other += [_read(base, corpus, [form.format(text) for text in nonsense(random, len(prompts))]) for form in FORMS]
     hypernet.to(base.device)
     fit_trust(hypernet, _read(base, corpus, prompts), TextState.cat(other))
 
 
-def _read(base: Base, corpus: Corpus, prompts: Sequence[CorpusPrompt]) -> TextState:
+def _read(base: Base, corpus: Corpus, texts: Sequence[str]) -> TextState:
     """The prompts, with the training subjects' class words in turns."""
     words = sorted({subject.class_word for subject in corpus.subjects if not subject.held_out})
-    texts, nouns = [p.text for p in prompts], [words[i % len(words)] for i in range(len(prompts))]
+    nouns = [words[i % len(words)] for i in range(len(texts))]
     parts = [encode_clean(base, texts[i : i + CHUNK], nouns[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
     return TextState.cat(parts)
 

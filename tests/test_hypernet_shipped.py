@@ -31,6 +31,7 @@ def test_a_class_word_is_no_reason_to_abstain(predictor: Predictor, class_word: 
     assert predictor.predict(prompts, [class_word] * len(prompts)).strength.tolist() == [1.0] * len(prompts)
 
 
-def test_nonsense_is_a_reason(predictor: Predictor) -> None:
-    prompts = [f"{text} [V]" for text in nonsense(np.random.default_rng(5), 32)]
+@pytest.mark.parametrize("form", ["{} [V]", "[V] {}", "a {} of [V]"])
+def test_nonsense_is_a_reason(predictor: Predictor, form: str) -> None:
+    prompts = [form.format(text) for text in nonsense(np.random.default_rng(5), 32)]
     assert predictor.predict(prompts, ["dog"] * len(prompts)).strength.tolist() == [0.0] * len(prompts)

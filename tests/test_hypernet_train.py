@@ -174,8 +174,10 @@ def test_a_finished_networks_reliability_is_fitted_to_its_states_and_nothing_els
     assert not any(parameter.requires_grad for parameter in hypernet.parameters())
     prompts = [prompt.text for prompt in corpus.prompts]
     known = hypernet(encode_clean(base, prompts, ["cat"] * len(prompts))).log_odds
-    other = hypernet(base.encode_prompts(nonsense(np.random.default_rng(9), 32))).log_odds
-    assert float(known.min()) > float(other.quantile(0.9))
+    bare = nonsense(np.random.default_rng(9), 32)
+    about_it = encode_clean(base, [f"{text} [V]" for text in bare], ["cat"] * len(bare))
+    for text in (base.encode_prompts(bare), about_it):
+        assert float(known.min()) > float(hypernet(text).log_odds.quantile(0.9))
 
 
 def test_it_stops_when_nothing_gets_better(base: Base, corpus: TinyCorpus) -> None:
