@@ -105,7 +105,7 @@ class OnnxHypernet:
 
     Args:
         path: of the file.
-        providers: in order of preference; None is CUDA where there is one, then the CPU.
+        providers: in order of preference; None is CUDA where torch sees a device, then the CPU.
 
     Raises:
         AdapterFileError: the file is missing, damaged or no hypernetwork.
