@@ -12,7 +12,7 @@ from torch import Tensor
 from palp.adapter import Adapter, AdapterSpec
 from palp.bank import AdapterBank, key
 
-__all__ = ["Factors", "cross_products", "products"]
+__all__ = ["Factors", "cross_products", "product", "products"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +101,17 @@ def products(left: Factors, right: Factors) -> Float[Tensor, "batch sites"]:
     ΔW is never formed, and no choice of factors of the same ΔW changes the result.
     """
     scale = left.spec.scale * right.spec.scale
-    sites = [
-        ((left.up[site].mT @ right.up[site]) * (left.down[site] @ right.down[site].mT)).sum((1, 2))
-        for site in left.down
-    ]
+    sites = [product((left.down[site], left.up[site]), (right.down[site], right.up[site])) for site in left.down]
     return scale * torch.stack(sites, dim=1)
+
+
+def product(
+    left: tuple[Float[Tensor, "*batch rank in"], Float[Tensor, "*batch out rank"]],
+    right: tuple[Float[Tensor, "*batch other in"], Float[Tensor, "*batch out other"]],
+) -> Float[Tensor, "*batch"]:
+    """⟨BA, B'A'⟩ of (A, B) and (A', B')."""
+    (down, up), (other_down, other_up) = left, right
+    return ((up.mT @ other_up) * (down @ other_down.mT)).sum((-2, -1))
 
 
 def cross_products(left: Factors, right: Factors) -> Float[Tensor, "left right sites"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hypernet.attention import ReadingBlock
 from hypernet.config import HyperConfig
-from hypernet.factors import Factors, products
+from hypernet.factors import Factors, product
 from hypernet.layout import alike, layer_and_kind, numbered
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import TextShape, TextState
@@ -23,6 +23,9 @@ __all__ = ["ABSTAIN", "Hypernetwork", "Prediction"]
 ABSTAIN = 0.5  # a prompt less reliable than this gets no adapter
 SMALLEST_NORM2 = 1e-20
 START = 0.02  # deviation of the embeddings' first values
+
+_Stack = tuple[Float[Tensor, "batch _group rank _in"], Float[Tensor, "batch _group _out rank"]]
+"""A and B of sites of one shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +108,7 @@ class Hypernetwork(nn.Module):
         """The adapters of encoded prompts, [V] filled with a class word."""
         states = self.states(text)
         coefficients = self.gain[:, None] * torch.einsum("bsw,swk->bsk", states, self.head)
-        factors = self._bounded(self.expand(coefficients))
+        factors = self._named([self._bounded(number, stack) for number, stack in enumerate(self._stacks(coefficients))])
         log_odds = self.trust(states.mean(1)).squeeze(1)
         return Prediction(factors, log_odds.sigmoid() * self._gate(text.hidden), log_odds)
 
@@ -122,16 +125,8 @@ class Hypernetwork(nn.Module):
         return functional.rms_norm(states, (self.config.width,))
 
     def expand(self, coefficients: Float[Tensor, "batch sites basis"]) -> Factors:
-        """mean + Σₖ cₖ basisₖ of each site."""
-        down: dict[str, Tensor] = {}
-        up: dict[str, Tensor] = {}
-        for number, group in enumerate(self._groups):
-            part = coefficients[:, group]
-            for out, side, basis in ((down, "down", self.basis_down[number]), (up, "up", self.basis_up[number])):
-                stack = self._mean(side, number) + torch.einsum("bsk,skij->bsij", part, basis)
-                out.update(zip((self.spec.sites[i].name for i in group), stack.unbind(1), strict=True))
-        order = [site.name for site in self.spec.sites]
-        return Factors(self.spec, {name: down[name] for name in order}, {name: up[name] for name in order})
+        """mean + Σₖ cₖ basisₖ of each site, without a bound."""
+        return self._named(self._stacks(coefficients))
 
     def mean(self) -> Adapter:
         """The mean of the corpus' factors: what is predicted without looking at the prompt."""
@@ -158,12 +153,33 @@ class Hypernetwork(nn.Module):
     def _mean(self, side: str, number: int) -> Float[Tensor, "sites i j"]:
         return self.get_buffer(f"mean_{side}_{number}")
 
-    def _bounded(self, factors: Factors) -> Factors:
+    def _stacks(self, coefficients: Float[Tensor, "batch sites basis"]) -> list[_Stack]:
+        """The same, a stack for each group of sites."""
+        bases = zip(self.basis_down, self.basis_up, strict=True)
+        return [
+            (
+                self._mean("down", number) + torch.einsum("bsk,skri->bsri", coefficients[:, group], down),
+                self._mean("up", number) + torch.einsum("bsk,skor->bsor", coefficients[:, group], up),
+            )
+            for number, (group, (down, up)) in enumerate(zip(self._groups, bases, strict=True))
+        ]
+
+    def _bounded(self, number: int, stack: _Stack) -> _Stack:
         """B scaled so that no ‖ΔW‖ exceeds its site's limit."""
-        norms = products(factors, factors).clamp(min=SMALLEST_NORM2).sqrt()
-        shrink = (self.get_buffer("limit") / norms).clamp(max=1)
-        up = {site: up * shrink[:, i, None, None] for i, (site, up) in enumerate(factors.up.items())}
-        return Factors(self.spec, factors.down, up)
+        down, up = stack
+        norms = self.spec.scale * product(stack, stack).clamp(min=SMALLEST_NORM2).sqrt()
+        shrink = (self.get_buffer("limit")[self._groups[number]] / norms).clamp(max=1)
+        return down, up * shrink[..., None, None]
+
+    def _named(self, stacks: Sequence[_Stack]) -> Factors:
+        """The stacks taken apart, in the order of the sites."""
+        down: dict[str, Tensor] = {}
+        up: dict[str, Tensor] = {}
+        for group, stack in zip(self._groups, stacks, strict=True):
+            for out, side in zip((down, up), stack, strict=True):
+                out.update(zip((self.spec.sites[i].name for i in group), side.unbind(1), strict=True))
+        order = [site.name for site in self.spec.sites]
+        return Factors(self.spec, {name: down[name] for name in order}, {name: up[name] for name in order})
 
     def _gate(self, hidden: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch"]:
         """1 near the corpus' prompts, ½ at the distance `text_far`, 0 far beyond it."""
