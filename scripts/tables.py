@@ -77,9 +77,14 @@ TABLES = {
         {"generated": "generated", "rendered": "rendered"},
     ),
     "hypernet-icons": Table(
-        {"alignment": "alignment", "text": "text (second judge)", "subject": "likeness to the subject"},
+        {
+            "alignment": "alignment",
+            "text": "text (second judge)",
+            "predicted_over/text": "predicted over it, text",
+            "subject": "likeness to the subject",
+        },
         {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
-        fine=(*FINE, "alignment"),
+        fine=(*FINE, "alignment", "predicted_over/text"),
     ),
     "hypernet-icons-parts": Table(
         {
@@ -126,6 +131,16 @@ TABLES = {
             "together, not told apart": "all three, without the margin",
             "together": "all three",
         },
+    ),
+    "hypernet-corpus-icons": Table(
+        {
+            "gain": "G in the denoiser's output",
+            "gain_of_mean": "G of the mean adapter",
+            "specificity": "S",
+            "recipe_gain": "taken from the recipe's loss",
+            "recipe_gain_of_other": "by another prompt's",
+        },
+        {f"{count} prompts": f"{count}" for count in (32, 64, 128, 256, 400)},
     ),
     "palp-icons": COMPARISON,
     "palp-icons-rivals": COMPARISON,

@@ -18,7 +18,7 @@ from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters, ref
 from hypernet.evaluate.rows import ALONE, REQUIRED, ROWS, Cast, alone
 from hypernet.evaluate.setting import open_study
 from hypernet.evaluate.study import HyperStudy, RowScores
-from hypernet.evaluate.summary import check_rows, failing, figures, means
+from hypernet.evaluate.summary import check_rows, failing, figures, means, predicted_over
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from hypernet.predict import Predictor
@@ -195,6 +195,15 @@ def test_gain_and_specificity_by_hand() -> None:
     assert found["G"].low <= found["G"].value <= found["G"].high
     half = figures(scores_of(TABLE), CLUSTERS, np.array([True, True, False, False]))
     assert half["G"].value == pytest.approx((1.7 - 1.0) / (1.8 - 1.0))
+
+
+def test_predictions_are_held_against_each_row_picture_by_picture() -> None:
+    found = predicted_over(scores_of(TABLE), CLUSTERS)
+    assert set(found) == set(TABLE) - {"predicted"}
+    near = found["neighbour"]["text"]
+    assert near.value == pytest.approx((0.1 + 0.3 + 0.2 + 0.1) / 4)
+    assert near.low == pytest.approx(0.15)  # of the clusters' means .2 and .15
+    assert near.high == pytest.approx(0.2)
 
 
 def test_a_mean_adapter_has_no_specificity() -> None:

@@ -15,6 +15,7 @@ Prompts = Annotated[int, typer.Option(min=2, help="Held-out prompts to draw, eve
 Subjects = Annotated[int | None, typer.Option(min=1, help="Held-out subjects to draw them on; default all.")]
 Spent = Annotated[float, typer.Option(min=0, help="Seconds that corpus and training took, for break_even_prompts.")]
 Seeds = Annotated[int, typer.Option(min=2, help="Pictures of each prompt and subject.")]
+Steps = Annotated[int, typer.Option(min=1, help="Denoising steps of every picture.")]
 Refine = Annotated[int, typer.Option(min=0, help="Steps to train predictions on for the row 'refined'; 0 for none.")]
 MultiSteps = Annotated[int, typer.Option(min=1, help="Steps of the one adapter for all prompts.")]
 Docs = Annotated[Path, typer.Option("--out", help="Folder that results/ and images/ are written in.")]
@@ -27,6 +28,7 @@ def evaluate_hypernet(
     prompts: Prompts = 24,
     subjects: Subjects = None,
     seeds: Seeds = 4,
+    steps: Steps = 20,
     refine: Refine = 20,
     multi_steps: MultiSteps = 1000,
     spent: Spent = 0.0,
@@ -52,7 +54,7 @@ def evaluate_hypernet(
     path = hypernet_file(run)
     hypernet, origin = load_hypernet(path)
     model = open_base(base, device, dtype, base_config)
-    sizes = {"prompts": prompts, "seeds": seeds, "refine": refine, "multi_steps": multi_steps}
+    sizes = {"prompts": prompts, "seeds": seeds, "refine": refine, "multi_steps": multi_steps, "steps": steps}
     judge = WorldJudge(load_judges())
     study = open_study(model, hypernet, open_corpus(corpus), judge, work, training_bar, **sizes, subjects=subjects)
     results, image = out / "results" / f"hypernet-{model.name}.json", out / "images" / f"hypernet-{model.name}.png"

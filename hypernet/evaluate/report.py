@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hypernet.evaluate.rows import ALONE, ROWS, SCALING, Cast, alone, stacked
 from hypernet.evaluate.study import HyperStudy, RowScores
-from hypernet.evaluate.summary import failing, figures, means
+from hypernet.evaluate.summary import failing, figures, means, predicted_over
 from hypernet.evaluate.timing import timings
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
@@ -45,6 +45,7 @@ def write_report(
     rows = means(scores, clusters, everything)
     more = {
         **_overall(study, scores, clusters, spent),
+        "predicted_over": rows_as_json(predicted_over(scores, clusters)),
         "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
         **_parts(study, scores, clusters),
     }

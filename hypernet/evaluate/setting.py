@@ -38,6 +38,7 @@ def open_study(
     refine: int,
     multi_steps: int,
     subjects: int | None = None,
+    steps: int = Sampling.steps,
 ) -> HyperStudy:
     """A study of so many held-out prompts, evenly over the kinds of novelty.
 
@@ -45,6 +46,7 @@ def open_study(
         refine: steps of the row "refined"; 0 for none.
         multi_steps: of the adapter for all prompts.
         subjects: held-out subjects to draw; None is all.
+        steps: denoising steps of every picture.
 
     Raises:
         AdapterMismatchError: hypernetwork, corpus and base do not belong together.
@@ -58,7 +60,7 @@ def open_study(
     identity = _identity(hypernet, corpus)
     rivals = _Rivals(predictor, corpus, train, chosen, multi_steps, refine, work, identity[:16], bar)
     cast = Cast(predictor, corpus, rivals.multi, rivals.refined if refine else None)
-    sampling = Sampling(guidance=guidance_scale(base.name))
+    sampling = Sampling(steps, guidance_scale(base.name))
     return HyperStudy(cast, judge, chosen, seeds, sampling, work, f"{identity}-{refine}-{multi_steps}", bar, subjects)
 
 

@@ -14,7 +14,7 @@ from palp.errors import InputError
 from palp.evaluate.intervals import Estimate, estimate, ratio
 from palp.evaluate.results import Row
 
-__all__ = ["check_rows", "failing", "figures", "means"]
+__all__ = ["check_rows", "failing", "figures", "means", "predicted_over"]
 
 SCORE = "alignment"  # of which G and S are
 
@@ -35,6 +35,21 @@ def means(scores: Mapping[str, RowScores], clusters: Sequence[str], kept: NDArra
     own = [cluster for cluster, keep in zip(clusters, kept, strict=True) if keep]
     return {
         name: {metric: estimate(values[metric][kept], own) for metric in METRICS} for name, values in scores.items()
+    }
+
+
+def predicted_over(scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Row]:
+    """Predicted − row, picture by picture, of every metric and every other row: sharper than two intervals.
+
+    Raises:
+        InputError: a control is missing.
+    """
+    check_rows(scores)
+    own = scores["predicted"]
+    return {
+        name: {metric: estimate(own[metric] - values[metric], clusters) for metric in METRICS}
+        for name, values in scores.items()
+        if name != "predicted"
     }
 
 
