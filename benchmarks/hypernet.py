@@ -11,7 +11,7 @@ Killed at any moment, the same command goes on.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,29 +22,25 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks import setting
+from benchmarks.examination import Examination, gains, of_each, predicted_by, row
 from hypernet.config import HyperConfig
-from hypernet.draws import Draws
-from hypernet.factors import Factors
+from hypernet.evaluate.rows import Cast
 from hypernet.file import load_hypernet
 from hypernet.learn import learn_hypernet
 from hypernet.material import split_prompts
-from hypernet.prompts import encode_clean
-from hypernet.proxies import Changes, Exam
+from hypernet.predict import Predictor
+from hypernet.proxies import Changes
 from hypernet.settings import CORPUS_TERMS, HyperSettings
-from hypernet.stage import Samples, Stage, recipe_rule, recipe_settings
 from palp.adapter import Adapter, AdapterSpec
-from palp.base import Base, load_base
+from palp.base import load_base
 from palp.cli.progress import training_bar
 from palp.corpus import Corpus, CorpusPrompt, CorpusSubject, open_corpus
-from palp.evaluate.intervals import RESAMPLES, Estimate, ratio
+from palp.evaluate.intervals import RESAMPLES, Estimate
 from palp.evaluate.results import RESULTS, Row, table, write_results
 from palp.learn import Watch
 
 SIZES = (32, 64, 128, 256, 512)  # training prompts, as far as the corpus goes
 CHEAPER = 4  # steps on weights alone take about so much less time
-SAMPLES = 8  # noised pictures of each held-out prompt
-TOGETHER = 8  # held-out prompts measured at once
-KEY = 424_242  # of the draws that are measured on: none of the training's, nor of its validation's
 
 Folder = Annotated[Path, typer.Argument(help="A finished corpus, of palp-hyper build-corpus.")]
 Over = Annotated[Literal["losses", "corpus"], typer.Option(help="What differs between the trainings.")]
@@ -130,73 +126,11 @@ def _settings(steps: int, **values: Any) -> HyperSettings:
     return HyperSettings.from_mapping({**head, **values})
 
 
-class Examination:
-    """What every training is measured on: the held-out prompts and subjects, and the same noise."""
-
-    def __init__(self, base: Base, corpus: Corpus) -> None:
-        self._base, self._corpus = base, corpus
-        self._held = split_prompts(corpus)[1]
-        strangers = [subject for subject in corpus.subjects if subject.held_out]
-        self._rule = recipe_rule(corpus.recipe)
-        self._recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
-        self._stage = Stage(base, corpus.spec, strangers, TOGETHER, self._recipe.subject_scale)
-        t_range = round(self._recipe.t_min * steps), round(self._recipe.t_max * steps)
-        draws = Draws(self._held, strangers, t_range, base.device, corpus.pictures)
-        self._parts = [part for part in _parts(self._held) if len(part) > 1]
-        self._batches = [draws.of([KEY, i], part, SAMPLES) for i, part in enumerate(self._parts)]
-
-    @property
-    def clusters(self) -> list[str]:
-        """The cluster of each row of `changes`."""
-        return [prompt.cluster for part in self._parts for prompt in part for _ in range(SAMPLES)]
-
-    def changes(self, path: Path) -> Changes:
-        """What a hypernetwork's predictions change, and what they should."""
-        hypernet = load_hypernet(path)[0].to(self._base.device)
-        mean = Factors.stack([hypernet.mean()]).to(self._base.device)
-
-        def predict(samples: Samples) -> Factors:
-            batch = samples.batch
-            read = encode_clean(self._base, [prompt.text for prompt in batch.prompts], batch.class_words)
-            factors: Factors = hypernet(read).factors
-            return factors
-
-        exam = Exam(self._stage, self._rule, self._recipe, mean)
-        with self._stage.attached():
-            return Changes.cat([exam.changes(*asked, predict) for asked in self._asked()])
-
-    def _asked(self) -> Iterator[tuple[Samples, Factors]]:
-        for part, batch in zip(self._parts, self._batches, strict=True):
-            target = Factors.stack([self._corpus.adapter(prompt.key) for prompt in part]).to(self._base.device)
-            yield self._stage.samples(batch), target
-
-
-def row(found: Changes, clusters: Sequence[str]) -> Row:
-    """G of prediction and of the mean adapter, S, and what the recipe's loss loses, with intervals by cluster."""
-    total, alone = _array(found.energy), _array(found.left_alone)
-
-    def share(kept: NDArray[np.float64]) -> Estimate:
-        return ratio(kept, total, clusters)
-
-    def less(left: torch.Tensor) -> Estimate:
-        return ratio(alone - _array(left), alone, clusters)
-
-    return {
-        "gain": share(total - _array(found.missed(found.own))),
-        "gain_of_mean": share(total - _array(found.missed(found.mean))),
-        "specificity": share(_array(found.told_apart)),
-        "specificity_of_corpus": share(_array(found.corpus_told_apart)),
-        "recipe_gain": less(found.left),
-        "recipe_gain_of_other": less(found.left_by_other),
-        "recipe_gain_of_corpus": less(found.left_by_corpus),
-    }
-
-
 def exponent(found: Mapping[int, Changes], clusters: Sequence[str]) -> Estimate:
     """b of 1 − G = a N^(−b), N the number of training prompts: least squares in logarithms, resampled by cluster."""
     keys = np.unique([*clusters], return_inverse=True)[1]
-    tops = np.stack([np.bincount(keys, weights=_array(one.missed(one.own))) for one in found.values()])
-    bottoms = np.stack([np.bincount(keys, weights=_array(one.energy)) for one in found.values()])
+    tops = np.stack([np.bincount(keys, weights=one.missed(one.own).double().cpu().numpy()) for one in found.values()])
+    bottoms = np.stack([np.bincount(keys, weights=one.energy.double().cpu().numpy()) for one in found.values()])
     sizes = np.log(list(found))
 
     def fit(chosen: NDArray[np.int64]) -> float:
@@ -219,14 +153,19 @@ def main(
 ) -> None:
     """Train and measure each case."""
     base, corpus = load_base(source), open_corpus(folder)
-    asked, exam, found = cases(over, corpus, steps), Examination(base, corpus), {}
+    asked, exam = cases(over, corpus, steps), Examination(base, corpus)
+    found: dict[str, Changes] = {}
+    rows: dict[str, Row] = {}
     for name, case in asked.items():
         with training_bar(name) as report:
             run = work / f"{over}-{name.replace(' ', '-')}"
             watch = Watch(report)
-            path = learn_hypernet(base, Part(corpus, case.prompts), HyperConfig(), case.settings, run, watch)
-        found[name] = exam.changes(path)
-    rows = {name: row(one, exam.clusters) for name, one in found.items()}
+            part = Part(corpus, case.prompts)
+            hypernet, _ = load_hypernet(learn_hypernet(base, part, HyperConfig(), case.settings, run, watch))
+        found[name] = exam.changes(predicted_by(base, hypernet.to(base.device)), hypernet.mean())
+        cast = Cast(Predictor(base, hypernet), part)
+        near = gains(exam.changes(of_each(base, cast.neighbour), hypernet.mean()), exam.clusters)
+        rows[name] = {**row(found[name], exam.clusters), **{f"{key}_of_neighbour": one for key, one in near.items()}}
     path = out or RESULTS / f"hypernet-{over}-{base.name}.json"
     about = {"steps": {name: case.settings.steps for name, case in asked.items()}, "base": base.fingerprint}
     by_size = {asked[name].prompts: one for name, one in found.items()}
@@ -234,16 +173,6 @@ def main(
     write_results(path, rows, "python -m benchmarks.hypernet", about, more)
     print(table(rows))
     print(f"written to {path}")
-
-
-def _parts(prompts: Sequence[CorpusPrompt]) -> Iterator[Sequence[CorpusPrompt]]:
-    for start in range(0, len(prompts), TOGETHER):
-        yield prompts[start : start + TOGETHER]
-
-
-def _array(values: torch.Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = values.double().cpu().numpy()
-    return array
 
 
 if __name__ == "__main__":

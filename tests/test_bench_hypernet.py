@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from benchmarks import refining
-from benchmarks.hypernet import CHEAPER, Examination, Part, cases, exponent, row
+from benchmarks.examination import Examination, gains, of_each, predicted_by, row
+from benchmarks.hypernet import CHEAPER, Part, cases, exponent
+from hypernet.evaluate.rows import Cast
+from hypernet.file import load_hypernet
 from hypernet.learn import learn_hypernet
 from hypernet.predict import Predictor
 from hypernet.proxies import Changes
@@ -74,11 +77,28 @@ def test_the_exponent_of_a_power_law_is_found() -> None:
 
 def test_a_trained_case_is_measured_on_the_held_out_prompts(base: Base, corpus: TinyCorpus, tmp_path: Path) -> None:
     case = cases("losses", corpus, 2)["corpus behaviour"]
-    path = learn_hypernet(base, Part(corpus, 5), CONFIG, case.settings, tmp_path)
+    hypernet, _ = load_hypernet(learn_hypernet(base, Part(corpus, 5), CONFIG, case.settings, tmp_path))
     exam = Examination(base, corpus)
-    found = exam.changes(path)
+    found = exam.changes(predicted_by(base, hypernet), hypernet.mean())
     assert found.wanted.shape[0] == len(exam.clusters) == 16
     assert np.isfinite([value.value for value in row(found, exam.clusters).values()]).all()
+
+
+def test_predictions_are_measured_beside_those_found_without_learning(base: Base, corpus: TinyCorpus) -> None:
+    hypernet = tiny_hypernet(base, corpus, gain=1.0)
+    exam, mean = Examination(base, corpus), hypernet.mean()
+    predicted = exam.changes(predicted_by(base, hypernet), mean)
+    oracle = exam.changes(of_each(base, lambda prompt, word: corpus.adapter(prompt.key)), mean)
+    assert gains(oracle, exam.clusters)["gain"].value == pytest.approx(1, abs=1e-4)
+    near = exam.changes(of_each(base, Cast(Predictor(base, hypernet), corpus).neighbour), mean)
+    assert gains(near, exam.clusters)["gain"].value < 1
+    same = exam.changes(of_each(base, lambda prompt, word: mean), mean)
+    whole = row(same, exam.clusters)
+    assert whole["gain"].value == pytest.approx(whole["gain_of_mean"].value, abs=1e-5)
+    assert whole["specificity"].value == pytest.approx(0, abs=1e-5)
+    above, parts = gains(predicted, exam.clusters, over=near), [gains(one, exam.clusters) for one in (predicted, near)]
+    for name, value in above.items():
+        assert value.value == pytest.approx(parts[0][name].value - parts[1][name].value, abs=1e-5)
 
 
 def test_a_training_from_the_prediction_starts_there_and_one_from_zero_at_nothing(

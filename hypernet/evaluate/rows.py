@@ -44,7 +44,7 @@ class Cast:
         self,
         predictor: Predictor,
         corpus: Corpus,
-        multi: Callable[[], Adapter],
+        multi: Callable[[], Adapter] | None = None,
         refined: Callable[[], Mapping[str, Adapter]] | None = None,
     ) -> None:
         self.predictor, self.corpus, self._multi, self._refined = predictor, corpus, multi, refined
@@ -60,6 +60,7 @@ class Cast:
     @cached_property
     def multi(self) -> Adapter:
         """The one adapter for all prompts."""
+        assert self._multi is not None, "this cast has no adapter for all prompts"
         return self._multi()
 
     @cached_property
