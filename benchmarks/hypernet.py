@@ -70,6 +70,11 @@ class Part:
         return self._corpus.base
 
     @property
+    def content(self) -> str:
+        """As the whole corpus'."""
+        return self._corpus.content
+
+    @property
     def spec(self) -> AdapterSpec:
         """As the whole corpus'."""
         return self._corpus.spec

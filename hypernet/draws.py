@@ -40,6 +40,16 @@ class HyperBatch:
     fresh_noise: Float[Tensor, "rows c h w"]
     t: Int[Tensor, "rows"]
 
+    @property
+    def rows_of_others(self) -> Int[Tensor, "rows"]:
+        """Another prompt for each sample: the next of another meaning, or where all mean the same the next."""
+        clusters, n = [prompt.cluster for prompt in self.prompts], len(self.prompts)
+        after = [[(i + k) % n for k in range(1, n)] for i in range(n)]
+        others = [
+            next((j for j in following if clusters[j] != clusters[i]), (i + 1) % n) for i, following in enumerate(after)
+        ]
+        return torch.tensor(others, device=self.rows.device)[self.rows]
+
 
 class Draws:
     """Batches from some prompts and subjects.

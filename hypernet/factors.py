@@ -36,10 +36,6 @@ class Factors:
         """Some of the adapters."""
         return self._map(lambda tensor: tensor[rows])
 
-    def detach(self) -> Factors:
-        """The same values without their history."""
-        return self._map(Tensor.detach)
-
     def to(self, device: torch.device) -> Factors:
         """On another device, in float32."""
         return self._map(lambda tensor: tensor.to(device, torch.float32))

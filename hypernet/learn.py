@@ -83,7 +83,7 @@ def learn_hypernet(
         if run.checkpoint.is_file():
             trainer.load(run.checkpoint)
         _train(trainer, run, watch, validated, log)
-    outcome = {**asdict(trainer.validate()), "steps": trainer.step, "best_score": trainer.best_score}
+    outcome = {**asdict(trainer.outcome()), "steps": trainer.step, "best_score": trainer.best_score}
     origin = Origin(dict(corpus.recipe), {"settings": asked, "outcome": outcome})
     hypernet = trainer.best()
     if settings.trust:

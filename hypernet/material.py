@@ -34,10 +34,12 @@ def split_prompts(corpus: Corpus) -> tuple[list[CorpusPrompt], list[CorpusPrompt
 
 
 def corpus_hash(corpus: Corpus) -> str:
-    """sha256 over recipe, prompts and subjects: what two runs must share to be one."""
+    """sha256 over recipe, prompts, subjects and adapters: what two runs must share to be one."""
     prompts = [[prompt.key, prompt.text, prompt.split] for prompt in corpus.prompts]
     subjects = [[subject.name, subject.class_word, subject.held_out] for subject in corpus.subjects]
-    content = json.dumps([corpus.base, dict(corpus.recipe), prompts, subjects], sort_keys=True, default=str)
+    content = json.dumps(
+        [corpus.base, dict(corpus.recipe), prompts, subjects, corpus.content], sort_keys=True, default=str
+    )
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -84,6 +86,11 @@ def check_corpus(base: Base, corpus: Corpus) -> None:
         raise AdapterMismatchError(
             f"the corpus was built on {corpus.base}, and the base at hand is {base.fingerprint}: "
             "load the corpus' own base"
+        )
+    if recipe_settings(corpus.recipe).prior_weight:
+        raise InputError(
+            "the corpus' recipe has a prior_weight, a term that the recipe's own loss, which training ends with, is "
+            "without here: build the corpus without it"
         )
     held_subjects = sum(subject.held_out for subject in corpus.subjects)
     counts = {

@@ -16,7 +16,8 @@ from hypernet.model import Prediction
 from hypernet.recipe_loss import RecipeLoss
 from hypernet.settings import HyperSettings
 from hypernet.stage import Samples, Stage
-from palp.guidance import GuidanceSettings, Rule
+from palp.guidance import Rule
+from palp.train import TrainSettings
 
 __all__ = ["Terms"]
 
@@ -31,7 +32,7 @@ class Terms:
         target: the corpus' adapters of the batch's prompts; None where no term asks for them.
         mean: the corpus' mean, one adapter.
         rule: of the corpus' recipe.
-        guidance: the recipe's numbers.
+        recipe: the numbers of it.
         settings: margin and temperature.
     """
 
@@ -43,11 +44,11 @@ class Terms:
         target: Factors | None,
         mean: Factors,
         rule: Rule,
-        guidance: GuidanceSettings,
+        recipe: TrainSettings,
         settings: HyperSettings,
     ) -> None:
         self._stage, self._batch, self._corpus, self._mean = stage, batch, target, mean
-        self._rule, self._guidance, self._settings = rule, guidance, settings
+        self._rule, self._recipe, self._settings = rule, recipe, settings
         self._log_odds = prediction.log_odds
         self._predicted = prediction.factors[: len(batch.prompts)]
 
@@ -73,7 +74,7 @@ class Terms:
         return losses.contrastive(cosines, same, self._settings.temperature)
 
     def _shuffled(self) -> Float[Tensor, "rows"]:
-        """The margin between each prompt's own adapter and the next prompt's, on the own prompt's samples."""
+        """The margin between each prompt's own adapter and another prompt's, on the own prompt's samples."""
         error = losses.relative_error(self._output_of_other - self._alone, self._wanted)
         return losses.margin(self._error, error, self._settings.margin)
 
@@ -101,11 +102,11 @@ class Terms:
 
     @cached_property
     def _output_of_other(self) -> Float[Tensor, "rows c h w"]:
-        return self._stage.native(self._samples, self._predicted, (self._batch.rows + 1) % len(self._predicted))
+        return self._stage.native(self._samples, self._predicted, self._batch.rows_of_others)
 
     @cached_property
     def _loss(self) -> RecipeLoss:
-        return RecipeLoss(self._stage.base.schedule, self._samples, self._rule, self._guidance)
+        return RecipeLoss(self._stage.base.schedule, self._samples, self._rule, self._recipe)
 
     @cached_property
     def _alone(self) -> Float[Tensor, "rows c h w"]:

@@ -17,7 +17,8 @@ from hypernet.factors import Factors
 from hypernet.losses import energy
 from hypernet.recipe_loss import RecipeLoss
 from hypernet.stage import Samples, Stage
-from palp.guidance import GuidanceSettings, Rule
+from palp.guidance import Rule
+from palp.train import TrainSettings
 
 __all__ = ["Changes", "Exam", "Proxies"]
 
@@ -114,13 +115,13 @@ class Exam:
     Args:
         stage: attached, with the held-out subjects.
         rule: of the corpus' recipe.
-        guidance: the recipe's numbers.
+        recipe: the numbers of it.
         mean: the corpus' mean, one adapter.
     """
 
     stage: Stage
     rule: Rule
-    guidance: GuidanceSettings
+    recipe: TrainSettings
     mean: Factors
 
     @torch.no_grad()
@@ -137,17 +138,17 @@ class Exam:
     def changes(self, samples: Samples, target: Factors, predict: Predict) -> Changes:
         """The changes of one batch of samples; see `measure`."""
         stage, predicted, n = self.stage, predict(samples), len(target)
-        following = (samples.batch.rows + 1) % n
+        others = samples.batch.rows_of_others
         alone, own, other, wanted = (
             stage.alone(samples),
             stage.native(samples, predicted),
-            stage.native(samples, predicted, following),
+            stage.native(samples, predicted, others),
             stage.native(samples, target),
         )
-        left = RecipeLoss(stage.base.schedule, samples, self.rule, self.guidance)
+        left = RecipeLoss(stage.base.schedule, samples, self.rule, self.recipe)
         return Changes(
             wanted=wanted - alone,
-            wanted_other=stage.native(samples, target, following) - alone,
+            wanted_other=stage.native(samples, target, others) - alone,
             own=own - alone,
             other=other - alone,
             mean=stage.native(samples, self.mean[[0] * n]) - alone,

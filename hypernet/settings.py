@@ -53,15 +53,16 @@ class HyperSettings(CheckedSettings):
     margin: float = 0.3  # of "shuffled", in relative errors
     recipe_margin: float = 0.15  # of "recipe_shuffled", in the loss of the subjects alone
     temperature: float = 0.1  # of "contrastive"
-    validate_every: int = 250  # steps
+    validate_every: int = 250  # steps; the last one is validated too
     validation_prompts: int = 16  # held-out prompts looked at, at most
-    patience: int = 6  # validations without a better score until it stops; 0 never stops early
+    patience: int = 6  # validations of the last part without a better score until it stops; 0 never stops early
     seed: int = 0  # of first weights and draws
 
     def __post_init__(self) -> None:
-        for name in ("steps", "samples", "validate_every", "validation_prompts"):
+        for name in ("steps", "samples", "validate_every"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        self.require("prompts", self.prompts >= 2, "at least 2, for a prompt is held against others")
+        for name in ("prompts", "validation_prompts"):
+            self.require(name, getattr(self, name) >= 2, "at least 2, for a prompt is held against others")
         for name in ("lr", "lr_gain", "clip", "temperature"):
             self.require(name, 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("warmup", "weight_decay", "margin", "recipe_margin", "patience", "seed", *TERMS):

@@ -92,6 +92,7 @@ class HyperTrainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self._hypernet = hypernet.to(base.device)
+        self._hypernet.trust.requires_grad_(settings.trust > 0)  # processes wait for each other's gradients
         optimizer = torch.optim.AdamW(parameter_groups(self._hypernet, settings))
         self._model, self._optimizer = self._accelerator.prepare(self._hypernet, optimizer)
         self._set_up_stages(train, held)
@@ -109,10 +110,11 @@ class HyperTrainer:
         subjects = [subject for subject in self.corpus.subjects if not subject.held_out]
         strangers = [subject for subject in self.corpus.subjects if subject.held_out]
         strength = self._recipe.subject_scale
-        self._stage = Stage(base, spec, subjects, min(settings.prompts, len(train)), strength)
+        fresh = self.corpus.fresh_prompts if settings.tune_steps else ()  # these have no pictures of their own
+        slots = min(settings.prompts, max(len(train), len(fresh)))
+        self._stage = Stage(base, spec, subjects, slots, strength)
         pictures = lru_cache(maxsize=CACHED)(self.corpus.pictures)
         self._draws = Draws(train, subjects, t_range, base.device, pictures)
-        fresh = self.corpus.fresh_prompts if settings.tune_steps else ()  # these have no pictures of their own
         self._fresh_draws = Draws(fresh, subjects, t_range, base.device) if fresh else self._draws
         self._validation_stage = Stage(base, spec, strangers, settings.prompts, strength)
         draws = Draws(held, strangers, t_range, base.device, pictures)
@@ -145,8 +147,15 @@ class HyperTrainer:
 
     def validate(self) -> Proxies:
         """The averaged weights on held-out prompts and subjects."""
+        return self._measured(self._ema)
+
+    def outcome(self) -> Proxies:
+        """The same of the weights that `best` gives."""
+        return self._measured(self._best)
+
+    def _measured(self, weights: Mapping[str, Tensor]) -> Proxies:
         stage = self._validation_stage
-        with swapped(self._hypernet, self._ema), stage.attached():
+        with swapped(self._hypernet, weights), stage.attached():
             batches = [stage.samples(batch) for batch in self._validation]
             target = [self._target(batch) for batch in self._validation]
             return Exam(stage, self._rule, self._recipe, self._mean).measure(batches, self._predicted, target)
@@ -208,7 +217,8 @@ class HyperTrainer:
             for name, parameter in self._hypernet.named_parameters():
                 self._ema[name].lerp_(parameter, max(1 - settings.ema, 1 / (1 + number * EMA_SHARE)))
         self.step += 1
-        proxies = self._validated() if self.step % settings.validate_every == 0 else None
+        due = self.step % settings.validate_every == 0 or self.step == settings.steps
+        proxies = self._validated() if due else None
         return HyperStep(number, loss, terms, term_norms, norm, scale, proxies)
 
     def _backward(self, number: int) -> tuple[dict[str, float], dict[str, float], float]:
@@ -228,9 +238,9 @@ class HyperTrainer:
         return {name: float(term.detach()) for name, term in terms.items()}, norms, float(total.detach())
 
     def _validated(self) -> Proxies:
-        """Validate, and keep the weights if they are the best so far."""
+        """Measure the averaged weights, and keep them if they are the best so far."""
         proxies = self.validate()
-        self._stale += 1
+        self._stale += self.settings.tunes(self.step - 1) or not self.settings.tune_steps
         if proxies.score > self.best_score:
             self.best_score, self._stale = proxies.score, 0
             self._best = {name: value.clone() for name, value in self._ema.items()}

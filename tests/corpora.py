@@ -37,6 +37,10 @@ class TinyCorpus:
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     fresh_prompts: Sequence[CorpusPrompt] = ()
 
+    @property
+    def content(self) -> str:
+        return str([float(up.sum()) for adapter in self.adapters.values() for up in adapter.up.values()])
+
     def pictures(self, key: str) -> Tensor | None:
         return self.latents.get(key)
 

@@ -92,6 +92,23 @@ def test_fresh_prompts_are_for_training_and_of_no_meaning_that_the_corpus_has() 
     assert len({prompt.cluster for prompt in fresh}) == 200
 
 
+def test_a_grammar_that_has_changed_gives_no_fresh_prompt_with_what_is_held_out(tmp_path: Path) -> None:
+    path, places = tmp_path / "g.yaml", ", ".join(f"p{n}: at p{n}" for n in range(6))
+    held_out = "held_out: [ink], "
+    text = (
+        "template: '{style} [V] {place}'\npair: [style, place]\nelements:\n"
+        f"  style: {{{held_out}words: {{photo: a photo of, sketch: a sketch of, ink: an ink drawing of}}}}\n"
+        f"  place: {{words: {{{places}}}}}"
+    )
+    path.write_text(text)
+    plan = PromptPlan(str(path), train=6, paraphrase=0, combination=0, word=2, longer=0)
+    prompts = plan.prompts()
+    assert plan.fresh(prompts, 100)
+    path.write_text(text.replace(held_out, ""))
+    with pytest.raises(LeakageError, match="training has all its words"):
+        plan.fresh(prompts, 100)
+
+
 def test_a_small_grammar_has_few_fresh_prompts_and_a_file_none(tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(
         "template: '{style} [V] {place}'\npair: [style, place]\nelements:\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypernet.model import Prediction
 from hypernet.objective import Terms
 from hypernet.prompts import prompts_of
 from hypernet.proxies import Exam
+from hypernet.recipe_loss import RecipeLoss
 from hypernet.settings import TERMS, HyperSettings
 from hypernet.stage import Stage, recipe_settings
 from palp.adapter import Adapter
@@ -197,6 +199,28 @@ def test_the_recipes_own_loss_is_that_of_its_rule_and_one_for_the_subjects_alone
     torch.testing.assert_close(got["recipe"], left.mean() / before.mean(), **NETWORK)
     margins = (0.15 + (left - left_by_other) / before.mean()).clamp(min=0)
     torch.testing.assert_close(got["recipe_shuffled"], margins.mean(), **NETWORK)
+
+
+def test_another_prompt_is_one_of_another_meaning(setting: Setting) -> None:
+    batch = setting.batch
+    said = [replace(prompt, cluster=cluster) for prompt, cluster in zip(batch.prompts, "aab", strict=True)]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 2, 2]
+    assert replace(batch, prompts=said).rows_of_others.tolist() == [2, 2, 2, 2, 0, 0]
+    alike = [replace(prompt, cluster="a") for prompt in batch.prompts]
+    assert replace(batch, prompts=alike).rows_of_others.tolist() == [1, 1, 2, 2, 0, 0]
+
+
+def test_the_recipes_loss_has_the_recipes_min_snr(setting: Setting) -> None:
+    with setting.stage.attached(), torch.no_grad():
+        samples, base = setting.stage.samples(setting.batch), setting.stage.base
+        output = setting.stage.alone(samples)
+        settings = recipe_settings(setting.corpus.recipe)
+        plain, weighted = (
+            RecipeLoss(base.schedule, samples, find_rule("composed"), replace(settings, min_snr=gamma))(output)
+            for gamma in (None, 1.0)
+        )
+    torch.testing.assert_close(weighted, plain * base.schedule.min_snr_weight(setting.batch.t, 1.0))
+    assert not torch.allclose(weighted, plain)
 
 
 def test_proxies_know_the_oracle_and_the_mean(setting: Setting) -> None:

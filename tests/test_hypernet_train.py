@@ -13,7 +13,7 @@ import hypernet.learn as learn_module
 from hypernet.config import HyperConfig
 from hypernet.file import load_hypernet
 from hypernet.learn import learn_hypernet
-from hypernet.material import settle_trust
+from hypernet.material import corpus_hash, settle_trust
 from hypernet.prompts import encode_clean
 from hypernet.settings import HyperSettings
 from hypernet.train import HyperTrainer
@@ -144,9 +144,54 @@ def test_the_end_is_learned_from_fresh_prompts_and_asks_the_corpus_for_no_adapte
     assert terms[0] == terms[1] == {"delta", "direction", "norm", "contrastive", "trust"}
     assert terms[2] == terms[3] == {*terms[0], "behaviour", "shuffled"}
     assert terms[4] == terms[5] == {"recipe", "recipe_shuffled", "trust"}
-    assert len(asked) == 4 * HOW.prompts  # of the first four steps, and all of the corpus
+    first, validated = asked[: 4 * HOW.prompts], asked[4 * HOW.prompts :]
+    splits = {prompt.key: prompt.split for prompt in corpus.prompts}
+    assert {splits[key] for key in first} == {"train"}  # of the first four steps
+    assert "train" not in {splits[key] for key in validated}  # after the last
     own = run(HyperTrainer(base, corpus, CONFIG, replace(HOW, validate_every=100)))
     assert not torch.equal(own.state_dict()["model.head"], trainer.state_dict()["model.head"])  # it has its own prompts
+
+
+def test_a_training_shorter_than_its_validations_gives_what_it_has_learned(base: Base, corpus: TinyCorpus) -> None:
+    trainer = HyperTrainer(base, corpus, CONFIG, replace(HOW, validate_every=100))
+    steps = list(trainer.run())
+    assert [step.number for step in steps if step.proxies is not None] == [HOW.steps - 1]
+    assert trainer.best().gain.abs().min() > 0  # at the start it is zero: the corpus' mean
+    assert trainer.outcome() == steps[-1].proxies
+    assert trainer.best_score == pytest.approx(trainer.outcome().score)
+
+
+def test_more_fresh_prompts_than_training_ones_fit(base: Base, corpus: TinyCorpus) -> None:
+    fresh = [
+        replace(prompt, key=f"fresh-{n}-{prompt.key}", split="train") for n in range(2) for prompt in corpus.prompts
+    ]
+    many = replace(HOW, steps=2, warm=0, tune=2, prompts=len(fresh))
+    assert run(HyperTrainer(base, replace(corpus, fresh_prompts=fresh), CONFIG, many)).finished
+
+
+def test_without_its_term_the_reliability_waits_for_no_gradient(base: Base, corpus: TinyCorpus) -> None:
+    trainer = HyperTrainer(base, corpus, CONFIG, replace(HOW, trust=0.0))
+    run(trainer)
+    assert {name for name, p in trainer._hypernet.named_parameters() if p.grad is None} == {
+        name for name, _ in trainer._hypernet.named_parameters() if name.startswith("trust.")
+    }
+
+
+def test_patience_begins_with_the_last_part(base: Base, corpus: TinyCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = HyperTrainer(base, corpus, CONFIG, replace(HOW, steps=12, tune=6, validate_every=1, patience=2))
+    proxies = trainer.validate()
+    monkeypatch.setattr(trainer, "validate", lambda: proxies)  # nothing becomes better after the first
+    assert [step.number for step in trainer.run()] == list(range(8))
+
+
+def test_another_corpus_of_the_same_plan_is_another(base: Base, corpus: TinyCorpus) -> None:
+    weaker = {key: adapter.scaled(0.5) for key, adapter in corpus.adapters.items()}
+    assert corpus_hash(replace(corpus, adapters=weaker)) != corpus_hash(corpus)
+
+
+def test_a_recipe_with_a_prior_is_refused(base: Base, corpus: TinyCorpus) -> None:
+    with pytest.raises(InputError, match="prior_weight"):
+        HyperTrainer(base, replace(corpus, recipe={**corpus.recipe, "prior_weight": 0.5}), CONFIG, HOW)
 
 
 def test_the_recipes_loss_alone_teaches_prompts_without_an_adapter(base: Base, corpus: TinyCorpus) -> None:

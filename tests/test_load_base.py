@@ -53,6 +53,15 @@ def test_a_saved_folder_is_the_pipeline_it_came_from(kind: Kind, tmp_path: Path)
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def test_each_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # the try whether it is there
+    assert palp.base.load._device(None) == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert palp.base.load._device(None) == torch.device("cuda:3")
+    assert palp.base.load._device("cuda:1") == torch.device("cuda:1")
+
+
 def test_icons_is_the_folder_in_the_package(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(palp.base.load, "ICONS_WEIGHTS", sd1)
     base = load_base(device="cpu")

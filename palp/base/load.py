@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -259,9 +260,10 @@ def _hold(unet: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _device(name: str | None) -> torch.device:
-    """The device called `name`, or the best one."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device called `name`, or the best one: of several GPUs each process of `accelerate launch` has its own."""
+    if name is None and not torch.cuda.is_available():
+        return torch.device("cpu")
+    name = name or f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -62,6 +62,11 @@ class Corpus(Protocol):
         ...
 
     @property
+    def content(self) -> str:
+        """A hash of its adapters and subjects."""
+        ...
+
+    @property
     def spec(self) -> AdapterSpec:
         """Of every prompt adapter in it."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,17 +48,20 @@ class PromptPlan:
         check_prompts(prompts)
         return prompts
 
-    def fresh(self, known: Iterable[CorpusPrompt], count: int) -> list[CorpusPrompt]:
+    def fresh(self, known: Sequence[CorpusPrompt], count: int) -> list[CorpusPrompt]:
         """Up to so many more training prompts of the grammar, of other meanings than those known; none of a file's.
 
         Raises:
             InputError: the grammar is no longer there.
+            LeakageError: it has changed, and one of them has what is held out.
         """
         if self.file is not None:
             return []
         clusters = {prompt.cluster for prompt in known}
         seed = self.seed + FRESH_SEED
-        return fresh_prompts(read_grammar(self.grammar), clusters, self.longer > 0, count, seed)
+        fresh = fresh_prompts(read_grammar(self.grammar), clusters, self.longer > 0, count, seed)
+        check_prompts([*known, *fresh])  # the grammar may be another by now
+        return fresh
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +47,12 @@ class OpenCorpus:
         """Settings that the adapters were trained with, and the shared seed."""
         return {**self.manifest["recipe"], "seed": self.manifest["seed"]}
 
+    @property
+    def content(self) -> str:
+        """A hash of its adapters and subjects: of the hashes in the manifest."""
+        files = [self.manifest["shards"], self.manifest["subjects"]]
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
     @cached_property
     def spec(self) -> AdapterSpec:
         """Of every prompt adapter.
@@ -69,6 +77,7 @@ class OpenCorpus:
 
         Raises:
             InputError: the grammar is no longer there.
+            LeakageError: it has changed since, and one of them has what is held out.
         """
         plan = self.folder.read_plan()
         known = [CorpusPrompt(**entry) for entry in plan["prompts"]]
