@@ -207,6 +207,23 @@ def test_verify_names_damage_and_a_deleted_shard_is_built_again(copy: CorpusFold
             torch.testing.assert_close(left[name], tensor, **MERGED, msg=f"{key} {name}")
 
 
+def test_a_manifest_or_a_record_of_something_else_is_found(copy: CorpusFolder) -> None:
+    manifest = json.loads(copy.manifest.read_text())
+    for changes, what in (({"shards": manifest["shards"][:1]}, "shards"), ({"recipe": {}}, "recipe")):
+        write_json(copy.manifest, {**manifest, **changes})
+        assert any(f"has other {what} than the plan" in problem for problem in problems(copy))
+    copy.manifest.unlink()
+    shard = Shard.open(copy.shard(0))
+    kinds = {key: [kind for other, kind in shard.places if other == key] for key in shard.keys}
+    written = [{"__key__": key, **{kind: shard.read(key, kind) for kind in kinds[key]}} for key in shard.keys]
+    del written[0]["png"]
+    written[1]["json"] = json.dumps({**shard.record(shard.keys[1]), "prompt": "another"}).encode()
+    write_shard(copy.shard(0), written)
+    no_preview, other_prompt = problems(copy)
+    assert f"{shard.keys[0]} in {copy.shard(0)} has no preview" in no_preview
+    assert f"{shard.keys[1]} in {copy.shard(0)} is of the prompt 'another'" in other_prompt
+
+
 def test_stats_and_sheet(whole: CorpusFolder, tmp_path: Path) -> None:
     values = json.loads(succeeds(PALP_HYPER, "corpus", "stats", whole.path, "--json"))
     assert (values["adapters"], values["twins"], values["rejected"]) == (5, 1, 0)
@@ -224,6 +241,10 @@ def test_others_are_refused(copy: CorpusFolder, whole: CorpusFolder, tmp_path: P
         build(whole.path.parent / "in", copy.path)
     with pytest.raises(CorpusError, match="another plan"):
         merge([whole.path, copy.path], tmp_path / "merged")
+    before = copy.plan.read_bytes(), copy.shard(0).read_bytes()
+    with pytest.raises(InputError, match="a corpus whose settings differ"):
+        merge([whole.path], copy.path)
+    assert (copy.plan.read_bytes(), copy.shard(0).read_bytes()) == before
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="holds no corpus"):

@@ -19,8 +19,8 @@ Slots = Annotated[int | None, typer.Option(min=1, help="Adapters trained at once
 Shard = Annotated[str, typer.Option(help="I/N: build only this part, such as 0/4 to 3/4 in a Slurm array.")]
 Devices = Annotated[str | None, typer.Option(help="cuda:0,cuda:1,…: a process for each, on this machine.")]
 Executor = Annotated[Literal["local", "ray"], typer.Option(help="ray: tasks on the running Ray cluster.")]
-Workers = Annotated[int, typer.Option(min=1, help="Ray tasks at once.")]
-Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each Ray task.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Ray tasks at once; 2 if not given.")]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each Ray task; none if not given.")]
 
 
 def build_corpus(
@@ -30,8 +30,8 @@ def build_corpus(
     shard: Shard = "0/1",
     devices: Devices = None,
     executor: Executor = "local",
-    workers: Workers = 2,
-    gpus: Gpus = 0.0,
+    workers: Workers = None,
+    gpus: Gpus = None,
     tensorboard: Tensorboard = None,
     base: BaseName = "icons",
     base_config: BaseConfig = None,
@@ -52,8 +52,18 @@ def build_corpus(
     chosen = read_plan(plan)
     if slots is not None:
         chosen = replace(chosen, slots=slots)
-    if shard != "0/1" and (devices is not None or executor == "ray"):
-        raise InputError(f"--shard {shard} was given with several builders: give it alone, or leave it out")
+    on_ray = executor == "ray"
+    idle = {
+        f"--shard {shard}": shard != "0/1" and (on_ray or devices is not None),
+        "--devices": on_ray and devices is not None,
+        "--device": device is not None and devices is not None,
+        "--workers": workers is not None and not on_ray,
+        "--gpus": gpus is not None and not on_ray,
+    }
+    for name in (name for name, given in idle.items() if given):
+        raise InputError(
+            f"{name} was given with builders that it is not for: leave it out, or see --executor, --devices"
+        )
     folder = CorpusFolder(out)
     with corpus_bar(tensorboard) as report:
 
@@ -67,8 +77,8 @@ def build_corpus(
             rows = zip(parts, places, strict=True)
             return [Request(*paths, part, base, base_config, place, dtype, slots) for part, place in rows]
 
-        if executor == "ray":
-            run_ray(requests([device] * workers), poll, gpus)
+        if on_ray:
+            run_ray(requests([device] * (workers or 2)), poll, gpus or 0.0)
         elif devices is not None:
             run_processes(requests(devices.split(",")), poll)
         else:

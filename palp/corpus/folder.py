@@ -130,7 +130,7 @@ class CorpusFolder:
     def items(self) -> list[Item]:
         """Every adapter of the corpus, in the order of the shards: the prompts, then the twins."""
         plan = self.read_plan()
-        prompts = [CorpusPrompt(**entry) for entry in plan["prompts"]]
+        prompts = prompts_in(plan)
         train = [prompt for prompt in prompts if prompt.split == "train"]
         items = [Item(prompt.key, prompt, False) for prompt in prompts]
         return items + [Item(p.key + TWIN, p, True) for p in train[: plan["settings"]["twins"]]]
@@ -146,6 +146,11 @@ class CorpusFolder:
         sealed = [self.shard(number).is_file() for number in range(len(self.shards()))]
         pairs = zip(sealed, self.shards(), strict=True)
         return sum(done or item.key in staged for done, items in pairs for item in items)
+
+
+def prompts_in(plan: Mapping[str, Any]) -> list[CorpusPrompt]:
+    """Those that a plan names."""
+    return [CorpusPrompt(**entry) for entry in plan["prompts"]]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The manifest: what is in a corpus, with a hash of every file; it is written last."""
+"""The manifest: what is in a corpus, with a hash of every shard and subject; it is written last."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from palp.atomic import write_json
-from palp.corpus.folder import TWIN, CorpusFolder, read_json, sha256
-from palp.corpus.shards import Shard
+from palp.corpus.folder import TWIN, CorpusFolder, Item, read_json, sha256
+from palp.corpus.shards import PREVIEW, Shard
 from palp.errors import CorpusError, PalpError
 
 __all__ = ["problems", "write_manifest"]
@@ -50,8 +50,11 @@ def problems(folder: CorpusFolder) -> Iterator[str]:
     plan = folder.read_plan()
     where: dict[str, Path] = {}
     hashes: dict[str, str] = {}
+    known = {item.key: item for item in folder.items()}
     if folder.manifest.is_file():
-        hashes = {row["file"]: row["sha256"] for row in read_json(folder.manifest)["shards"]}
+        manifest = read_json(folder.manifest)
+        hashes = {row["file"]: row["sha256"] for row in manifest["shards"]}
+        yield from _bad_manifest(folder, manifest, plan)
     for number, items in enumerate(folder.shards()):
         for path, refused in ((folder.shard(number), False), (folder.rejected(number), True)):
             if refused and not path.is_file():
@@ -67,19 +70,36 @@ def problems(folder: CorpusFolder) -> Iterator[str]:
                 if key in where:
                     yield f"{key} is in {where[key].name} and in {path}: one of them is too many"
                 where[key] = path
-                yield from _bad_sample(shard, key, plan, refused)
+                if key not in known:
+                    yield f"{key} in {path} is no item of the plan"
+                else:
+                    yield from _bad_sample(shard, known[key], plan, refused)
         if missing := [item.key for item in items if item.key not in where]:
             yield f"{missing[0]} is missing from {folder.shard(number)}: delete the shard and build it again"
-    known = {item.key for item in folder.items()}
-    yield from (f"{key} in {path} is no item of the plan" for key, path in where.items() if key not in known)
     yield from _bad_subjects(folder)
 
 
-def _bad_sample(shard: Shard, key: str, plan: dict[str, Any], refused: bool) -> Iterator[str]:
+def _bad_manifest(folder: CorpusFolder, manifest: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
+    names = [folder.shard(number).name for number in range(len(folder.shards()))]
+    found = {"shards": [row["file"] for row in manifest["shards"]], "subjects": manifest["subjects"]}
+    wanted = {"shards": names, "subjects": read_json(folder.subjects)}
+    for name in ("base", "recipe"):
+        found[name], wanted[name] = manifest[name], plan[name]
+    for name, value in wanted.items():
+        if found[name] != value:
+            yield f"{folder.manifest} has other {name} than the plan: delete it and build the corpus again"
+
+
+def _bad_sample(shard: Shard, item: Item, plan: dict[str, Any], refused: bool) -> Iterator[str]:
+    key = item.key
     try:
         record = shard.record(key)
         if bool(record["rejected"]) != refused:
             yield f"{key} in {shard.path} is {'not ' if refused else ''}rejected by its record"
+        if (record["prompt"], record["split"]) != (item.prompt.text, item.prompt.split):
+            yield f"{key} in {shard.path} is of the prompt {record['prompt']!r}, and {item.prompt.text!r} by the plan"
+        if not refused and (key, PREVIEW) not in shard.places:
+            yield f"{key} in {shard.path} has no preview: delete the shard and build it again"
         if not refused or (key, "adapter.safetensors") in shard.places:
             adapter = shard.adapter(key)
             if adapter.spec.base != plan["base"] or adapter.spec.rank != plan["recipe"]["rank"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palp.atomic import atomic_write
-from palp.corpus.folder import CorpusFolder, read_json, sha256
+from palp.corpus.folder import CorpusFolder, prompts_in, read_json, sha256
 from palp.corpus.manifest import write_manifest
 from palp.errors import CorpusError, InputError
 
@@ -19,6 +19,7 @@ def merge(sources: Sequence[Path], out: Path) -> CorpusFolder:
 
     Raises:
         CorpusError: sources of different plans or subjects, a shard that differs between two, or one that none has.
+        InputError: `out` holds another corpus, or files of something else; nothing is changed there.
     """
     folders = [CorpusFolder(path) for path in sources]
     if not folders:
@@ -29,10 +30,12 @@ def merge(sources: Sequence[Path], out: Path) -> CorpusFolder:
         for what, mine in (("plan", plan), ("subjects", subjects)):
             if mine != theirs[what]:
                 raise CorpusError(
-                    f"{other.path} has another {what} than {folders[0].path}: build all parts with one plan, and with "
-                    "the subjects folder of one of them"
+                    f"{other.path} has another {what} than {folders[0].path}: build all parts with one plan, and start "
+                    "each from a copy of plan.json and subjects/ of the first"
                 )
     target = CorpusFolder(out)
+    target.begin({name: value for name, value in plan.items() if name != "prompts"}, prompts_in(plan))
+    target.manifest.unlink(missing_ok=True)
     for name in ("plan.json", "subjects"):
         for path in sorted([folders[0].path / name] if name.endswith("json") else (folders[0].path / name).iterdir()):
             _copy(path, out / path.relative_to(folders[0].path))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.corpus.contract import CorpusPrompt, CorpusSubject
-from palp.corpus.folder import TWIN, CorpusFolder, read_json
+from palp.corpus.folder import TWIN, CorpusFolder, prompts_in, read_json
 from palp.corpus.plan import PromptPlan
 from palp.corpus.shards import PICTURES, PREVIEW, Shard
 from palp.errors import CorpusError, InputError
@@ -68,7 +68,7 @@ class OpenCorpus:
     @cached_property
     def prompts(self) -> Sequence[CorpusPrompt]:
         """Those with an accepted adapter, in the order of their keys."""
-        prompts = [CorpusPrompt(**entry) for entry in self.folder.read_plan()["prompts"]]
+        prompts = prompts_in(self.folder.read_plan())
         return tuple(sorted((p for p in prompts if p.key in self._home), key=lambda prompt: prompt.key))
 
     @cached_property
@@ -80,8 +80,7 @@ class OpenCorpus:
             LeakageError: it has changed since, and one of them has what is held out.
         """
         plan = self.folder.read_plan()
-        known = [CorpusPrompt(**entry) for entry in plan["prompts"]]
-        return tuple(PromptPlan(**plan["settings"]["prompts"]).fresh(known, FRESH))
+        return tuple(PromptPlan(**plan["settings"]["prompts"]).fresh(prompts_in(plan), FRESH))
 
     @cached_property
     def subjects(self) -> Sequence[CorpusSubject]:
