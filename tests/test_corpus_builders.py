@@ -83,10 +83,7 @@ def test_the_parts_of_a_slurm_array_are_one_corpus(order: Order, tmp_path: Path)
         (("--shard", "half"), "needs I/N, such as 0/4"),
         (("--shard", "0/2", "--devices", "cpu,cpu"), "--shard 0/2 was given with builders that it is not for"),
         (("--shard", "0/2", "--executor", "ray"), "--shard 0/2 was given with builders that it is not for"),
-        (("--devices", "cpu,cpu", "--executor", "ray"), "--devices was given with builders that it is not for"),
-        (("--device", "cpu", "--devices", "cpu,cpu"), "--device was given with builders that it is not for"),
         (("--workers", "2"), "--workers was given with builders that it is not for"),
-        (("--gpus", "1"), "--gpus was given with builders that it is not for"),
     ],
 )
 def test_parts_that_cannot_be_are_a_sentence(
