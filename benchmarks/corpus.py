@@ -120,7 +120,7 @@ def _contents(folder: Path, rows: Rows) -> Mapping[str, Any]:
     }
 
 
-def _count(number: int) -> dict[str, float | int]:
+def _count(number: int) -> dict[str, float | int | None]:
     """A number that is known, in the form of those that are estimated."""
     return Estimate(number, number, number, number).as_json()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,7 +25,10 @@ __all__ = ["LoraFormat", "lora_key", "save_lora"]
 LoraFormat: TypeAlias = Literal["diffusers", "kohya", "comfyui"]
 BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.(.+)|mid_block\.attentions\.0\.(.+)")
 SDXL_LAYERS = 2  # residual layers of a block on the way down; one more on the way up
-ARCHITECTURES = {"sd": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
+SD2_TEXT = 1024  # width of Stable Diffusion 2's text states; 1.x has 768
+VERSIONS = {"sd": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+ARCHITECTURES = {"sd": "stable-diffusion-v1/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}  # 2.x has two
+LEGACY_HASH = slice(0x100000, 0x110000)  # the bytes that the older of kohya's two hashes is of
 
 
 def save_lora(adapter: Adapter, path: Path, layout: LoraFormat) -> None:
@@ -45,8 +47,9 @@ def save_lora(adapter: Adapter, path: Path, layout: LoraFormat) -> None:
         return
     if adapter.placeholders:
         raise InputError(f"a {layout} file cannot hold the word {min(adapter.placeholders)}: save it for diffusers")
-    tensors = _tensors(adapter, layout)
-    content = serialize(tensors, metadata=_metadata(adapter, tensors))
+    tensors, notes = _tensors(adapter, layout), _notes(adapter)
+    trained = {key: text for key, text in notes.items() if key.startswith("ss_")}
+    content = serialize(tensors, metadata={**notes, **_hashes(serialize(tensors, metadata=trained))})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
@@ -85,23 +88,33 @@ def _tensors(adapter: Adapter, layout: LoraFormat) -> dict[str, Tensor]:
     return tensors
 
 
-def _metadata(adapter: Adapter, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What those programs show and check; `sshs_model_hash` is over the tensors alone, without a header."""
+def _notes(adapter: Adapter) -> dict[str, str]:
+    """What those programs show."""
     spec, family = adapter.spec, adapter.spec.base.split(":")[0]
-    digest = hashlib.sha256(serialize(dict(tensors))).hexdigest()
+    if family == "sd" and any(site.in_features == SD2_TEXT for site in spec.sites if ".attn2.to_k" in site.name):
+        family = "sd2"
+    architecture = {"modelspec.architecture": ARCHITECTURES[family]} if family in ARCHITECTURES else {}
     title = adapter.metadata.get("prompt", "prompt adapter")
     return {
         "format": "pt",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(spec.rank),
         "ss_network_alpha": str(spec.alpha),
-        "ss_base_model_version": "sdxl_base_v1-0" if family == "sdxl" else family,
+        "ss_base_model_version": VERSIONS.get(family, family),
+        "ss_v2": str(family == "sd2"),
         "ss_output_name": title,
-        "sshs_model_hash": digest,
-        "sshs_legacy_hash": digest[:8],
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES.get(family, family)}/lora",
+        **architecture,
         "modelspec.implementation": "diffusers",
         "modelspec.title": title,
         "palp.base": spec.base,
+    }
+
+
+def _hashes(content: bytes) -> dict[str, str]:
+    """kohya's two hashes of a file that holds the training's notes alone: of its tensors, and the older one."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return {
+        "sshs_model_hash": hashlib.sha256(content[start:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(content[LEGACY_HASH]).hexdigest()[:8],
     }

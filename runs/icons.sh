@@ -24,11 +24,17 @@ tiny)
     ;;
 esac
 
-timed() {
-    local name=$1 start=$SECONDS
+timed() { # a killed step's time counts as well: until the last file that it wrote
+    local name=$1 start=$SECONDS mark=$out/.$1-began last
     shift
+    if [ -f "$mark" ]; then
+        last=$(find "$out" -printf '%T@\n' | sort -n | tail -n 1)
+        echo "$name: $((${last%.*} - $(stat -c %Y "$mark"))) s" >> "$out/times.txt"
+    fi
+    touch "$mark"
     "$@"
     echo "$name: $((SECONDS - start)) s" | tee -a "$out/times.txt"
+    rm "$mark"
 }
 
 mkdir -p "$out"

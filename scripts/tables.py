@@ -106,6 +106,22 @@ TABLES = {
         "second_judge_by_part",
         ("G_denominator", "G_numerator", "S_numerator"),
     ),
+    "hypernet-predictions-icons": Table(
+        {
+            "recipe_gain": "taken from the recipe's loss",
+            "predicted_over/recipe_gain": "predicted over it",
+            "recipe_gain_of_other": "another prompt's",
+            "gain": "G in the denoiser's output",
+            "specificity": "S",
+        },
+        {
+            "mean": ROWS["mean"].label,
+            "neighbour": ROWS["neighbour"].label,
+            "predicted": "**predicted**",
+            "oracle": ROWS["oracle"].label,
+        },
+        fine=("recipe_gain", "predicted_over/recipe_gain"),
+    ),
     "hypernet-refining-icons": Table(
         {"0 steps": "at the start", **{f"{n} steps": f"after {n} steps" for n in (5, 10, 20, 40)}},
         {
@@ -193,8 +209,8 @@ def markdown(table: Table, results: Mapping[str, Rows]) -> str:
 
 def _interval(results: Mapping[str, Rows], table: Table, name: str, column: str) -> str:
     section, _, metric = column.rpartition("/")
-    row = results[section or table.section].get(name, {})
-    if metric not in row:
+    row = results.get(section or table.section, {}).get(name, {})
+    if metric not in row or row[metric]["value"] is None:
         return NONE
     value, low, high = (_short(row[metric][key], 3 if metric in table.fine else 2) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

@@ -206,6 +206,11 @@ def test_predictions_are_held_against_each_row_picture_by_picture() -> None:
     assert near.high == pytest.approx(0.2)
 
 
+def test_of_nothing_there_is_no_share() -> None:
+    nothing = ratio(np.array([1.0, 0.5]), np.array([0.0, 0.0]), ["a", "b"])
+    assert nothing.as_json() == {"value": None, "low": None, "high": None, "n": 2}
+
+
 def test_a_mean_adapter_has_no_specificity() -> None:
     collapsed = TABLE | {"predicted": TABLE["mean"], "other": TABLE["mean"]}
     found = figures(scores_of(collapsed), CLUSTERS, ALL)

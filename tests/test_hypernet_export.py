@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,11 @@ def test_delta_w_survives_with_alpha(tmp_path: Path, layout: str) -> None:
     assert notes["ss_network_alpha"] == "3.0"
     assert notes["ss_network_module"] == "networks.lora"
     assert notes["modelspec.title"] == "a sketch of [V]"
-    assert len(notes["sshs_model_hash"]) == 64
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert notes["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()  # as kohya's scripts hash a file
+    assert (notes["ss_base_model_version"], notes["ss_v2"]) == ("sd_v1", "False")
+    assert notes["modelspec.architecture"] == "stable-diffusion-v1/lora"
 
 
 def test_sdxl_blocks_have_their_original_names_for_kohya() -> None:
@@ -90,6 +95,15 @@ def test_sdxl_blocks_have_their_original_names_for_kohya() -> None:
     for site, block in names.items():
         assert lora_key(site, "sdxl", "kohya") == f"lora_unet_{block}_transformer_blocks_3_attn2_to_k"
         assert lora_key(site, "sdxl", "comfyui") == "lora_unet_" + site.replace(".", "_")
+
+
+def test_stable_diffusion_2_is_known_by_the_width_of_its_text(tmp_path: Path) -> None:
+    site = Site("mid_block.attentions.0.transformer_blocks.0.attn2.to_k", 1024, 4)
+    save_lora(random_adapter(AdapterSpec("sd:1", (site,), 2, 3.0), 0), tmp_path / "x.safetensors", "kohya")
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        notes = file.metadata()
+    assert (notes["ss_base_model_version"], notes["ss_v2"]) == ("sd_v2", "True")
+    assert "modelspec.architecture" not in notes
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -55,10 +55,13 @@ def test_a_saved_folder_is_the_pipeline_it_came_from(kind: Kind, tmp_path: Path)
 
 def test_each_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # the try whether it is there
     assert palp.base.load._device(None) == torch.device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert palp.base.load._device(None) == torch.device("cuda:3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # where each process sees only its own
+    assert palp.base.load._device(None) == torch.device("cuda:0")
     assert palp.base.load._device("cuda:1") == torch.device("cuda:1")
 
 

@@ -40,6 +40,8 @@ def evaluate_hypernet(
     dtype: Dtype = "auto",
 ) -> None:
     """Draw held-out prompts on held-out subjects with the prediction and with all its controls, and judge them."""
+    import torch
+
     from hypernet.evaluate.judge import WorldJudge
     from hypernet.evaluate.report import write_report
     from hypernet.evaluate.setting import open_study
@@ -49,17 +51,21 @@ def evaluate_hypernet(
     from palp.cli.base import open_base
     from palp.cli.progress import training_bar
     from palp.corpus import open_corpus
+    from palp.evaluate.protocol import character
     from palp.evaluate.results import table
 
     path = hypernet_file(run)
     hypernet, origin = load_hypernet(path)
     model = open_base(base, device, dtype, base_config)
+    data = open_corpus(corpus)
+    for subject in data.subjects:
+        character(subject.name)  # the judge draws what it should look like
     sizes = {"prompts": prompts, "seeds": seeds, "refine": refine, "multi_steps": multi_steps, "steps": steps}
     judge = WorldJudge(load_judges())
-    study = open_study(model, hypernet, open_corpus(corpus), judge, work, training_bar, **sizes, subjects=subjects)
+    study = open_study(model, hypernet, data, judge, work, training_bar, **sizes, subjects=subjects)
     results, image = out / "results" / f"hypernet-{model.name}.json", out / "images" / f"hypernet-{model.name}.png"
     about = {"base": model.fingerprint, "training": dict(origin.training), "recipe": dict(origin.recipe)}
-    settings = {**sizes, "subjects": len(study.subjects), "spent_s": spent, **about}
+    settings = {**sizes, "subjects": len(study.subjects), "spent_s": spent, "threads": torch.get_num_threads(), **about}
     rows = write_report(study, results, image, "palp-hyper evaluate-hypernet", settings, spent)
     typer.echo(table(rows))
     typer.echo(f"written to {results} and {image}")

@@ -13,7 +13,10 @@ Run = Annotated[Path, typer.Argument(help="Run folder of palp-hyper train, or it
 File = Annotated[Path, typer.Option("--out", help="File to write: .onnx, or .safetensors with --prompt.")]
 Prompt = Annotated[str | None, typer.Option(help="Write this prompt's adapter, not the network: 'a sketch of [V]'.")]
 ClassWord = Annotated[str | None, typer.Option("--class", help="What the base calls the subject; with --prompt.")]
-Format = Annotated[Literal["diffusers", "kohya", "comfyui"], typer.Option("--format", help="Of the adapter's file.")]
+Format = Annotated[
+    Literal["diffusers", "kohya", "comfyui"] | None,
+    typer.Option("--format", help="Of the adapter's file, with --prompt; diffusers if not given."),
+]
 
 
 def export(
@@ -21,7 +24,7 @@ def export(
     out: File,
     prompt: Prompt = None,
     class_word: ClassWord = None,
-    layout: Format = "diffusers",
+    layout: Format = None,
     base: BaseName = "icons",
     base_config: BaseConfig = None,
     device: Device = None,
@@ -35,6 +38,11 @@ def export(
 
     if (prompt is None) != (class_word is None):
         raise InputError("--prompt and --class belong together: give both for an adapter, none for the network")
+    if layout is not None and prompt is None:
+        raise InputError(f"--format {layout} is for an adapter, and no --prompt was given: give one, or leave it out")
+    suffix = ".onnx" if prompt is None else ".safetensors"
+    if out.suffix in {".onnx", ".safetensors"} - {suffix}:
+        raise InputError(f"--out {out} was given for what goes into a {suffix} file: name it so, or see --prompt")
     hypernet, _ = load_hypernet(hypernet_file(run))
     if prompt is None or class_word is None:
         from hypernet.export import OnnxHypernet, export_onnx
@@ -51,11 +59,14 @@ def export(
 
         predictor = Predictor(open_base(base, device, dtype, base_config), hypernet)
         adapter = predictor.predict_adapter(prompt, class_word)
-        save_lora(adapter, out, layout)
+        save_lora(adapter, out, layout or "diffusers")
         strength, reliability = subject_strength(adapter), adapter.metadata["reliability"]
         facts = {"reliability": float(reliability), "subject_scale": strength}
-        result = {"adapter": str(out), "format": layout, **facts}
+        abstains = not any(bool(up.any()) for up in adapter.up.values())
+        result = {"adapter": str(out), "format": layout or "diffusers", **facts, "abstains": abstains}
         line = f"{out}: reliability {reliability}, beside a subject's adapter of strength {strength:g}"
+        if abstains:
+            line += "; too far from the prompts learned from, so this adapter changes nothing"
     if as_json:
         print_json(result)
     else:

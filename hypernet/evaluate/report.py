@@ -49,6 +49,8 @@ def write_report(
         "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
         **_parts(study, scores, clusters),
     }
+    if "refined" in scores:
+        more[f"refine_{settings['refine']}_vs_palp"] = more["G_refined"]
     write_results(path, rows, made_by, settings, more)
     points = {ROWS[name].label: (row["alignment"], row["subject"]) for name, row in rows.items()}
     line = [ROWS[name].label for name in SCALING]
@@ -66,8 +68,6 @@ def _overall(
         return figures(scores, clusters, everything, metric, held_against)
 
     found = {**by("alignment", own), **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent)}
-    if "refined" in scores:
-        found["refine_20_vs_palp"] = found["G_refined"]
     whole = {"alignment": by("alignment", "subject"), "text": by("text", "subject")}
     return {
         **{name: value.as_json() for name, value in found.items()},

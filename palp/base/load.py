@@ -263,7 +263,7 @@ def _device(name: str | None) -> torch.device:
     """The device called `name`, or the best one: of several GPUs each process of `accelerate launch` has its own."""
     if name is None and not torch.cuda.is_available():
         return torch.device("cpu")
-    name = name or f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    name = name or f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+SMALLEST = 1e-9  # a denominator of less is none
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,10 @@ class Estimate:
     high: float
     n: int
 
-    def as_json(self) -> dict[str, float | int]:
-        """The form that results files hold."""
-        return {
-            "value": round(self.value, 4),
-            "low": round(self.low, 4),
-            "high": round(self.high, 4),
-            "n": self.n,
-        }
+    def as_json(self) -> dict[str, float | int | None]:
+        """The form that results files hold; null for what is not defined."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return {**{key: None if math.isnan(x) else round(x, 4) for key, x in numbers.items()}, "n": self.n}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -61,16 +59,19 @@ def ratio(
 ) -> Estimate:
     """Σ numerators / Σ denominators with a percentile bootstrap interval; both are resampled together, by cluster.
 
-    Where a resampled denominator is about zero the ratio is wild, and so is the interval: it says so itself.
+    Where a resampled denominator is about zero the ratio is wild, and so is the interval: it says so itself. Of
+    denominators that add up to nothing there is no ratio: nan.
     """
+    if abs(denominators.sum()) < SMALLEST:
+        return Estimate(math.nan, math.nan, math.nan, len(numerators))
     keys = np.unique([str(cluster) for cluster in clusters], return_inverse=True)[1]
     tops, bottoms = np.bincount(keys, weights=numerators), np.bincount(keys, weights=denominators)
     draws = np.random.default_rng(seed).integers(0, len(tops), (RESAMPLES, len(tops)))
     ratios = tops[draws].sum(axis=1) / _not_zero(bottoms[draws].sum(axis=1))
     low, high = np.percentile(ratios, [2.5, 97.5])
-    value = numerators.sum() / _not_zero(np.asarray(denominators.sum()))
+    value = numerators.sum() / denominators.sum()
     return Estimate(float(value), float(low), float(high), len(numerators))
 
 
 def _not_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(values) < 1e-9, 1e-9, values)
+    return np.where(np.abs(values) < SMALLEST, SMALLEST, values)

@@ -173,8 +173,18 @@ def file_name(name: str) -> str:
 
 
 def character(name: str) -> str:
-    """The character of a `file_name`."""
-    return {file_name(known): known for known in training_subjects()}[name]
+    """The character of a `file_name`.
+
+    Raises:
+        InputError: the picture world has none of this name.
+    """
+    known = {file_name(one): one for one in training_subjects()}
+    if name not in known:
+        raise InputError(
+            f"{name!r} is no character of the picture world, and only those can be judged: evaluate a corpus that has "
+            "no subjects of its own"
+        )
+    return known[name]
 
 
 def class_word(name: str) -> str:

@@ -34,7 +34,7 @@ def write_results(
     write_json(path, {**head, "rows": rows_as_json(rows), **(more or {})})
 
 
-def rows_as_json(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, float | int]]]:
+def rows_as_json(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, float | int | None]]]:
     """Every metric of every row as {"value", "low", "high", "n"}."""
     return {name: {metric: value.as_json() for metric, value in row.items()} for name, row in rows.items()}
 
