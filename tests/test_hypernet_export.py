@@ -12,10 +12,12 @@ from safetensors import safe_open
 
 from hypernet.export import OnnxHypernet, export_onnx, largest_difference
 from hypernet.lora_files import lora_key, save_lora
+from hypernet.shipped import SHIPPED
 from palp.adapter import Adapter, AdapterSpec, Site
 from palp.base import TextState
 from palp.errors import AdapterFileError, AdapterMismatchError, InputError
 from tests.adapters import random_adapter
+from tests.commands import PALP_HYPER, refuses, succeeds
 from tests.corpora import tiny_corpus, tiny_hypernet
 from tests.light import light_base
 
@@ -110,3 +112,26 @@ def test_refusals(tmp_path: Path) -> None:
     with_word = replace(adapter_for("sd:1"), placeholders={"[V]": {"text_encoder": torch.zeros(1, 4)}})
     with pytest.raises(InputError, match=r"cannot hold the word \[V\]"):
         save_lora(with_word, tmp_path / "x", "kohya")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ("--out", "x.safetensors", "--format", "kohya"),
+            "--format kohya is for an adapter, and no --prompt was given",
+        ),
+        (("--out", "x.safetensors"), "what goes into a .onnx file"),
+        (("--out", "x.onnx", "--prompt", "a sketch of [V]", "--class", "cat"), "what goes into a .safetensors file"),
+        (("--out", "x.onnx", "--class", "cat"), "--prompt and --class belong together"),
+    ],
+)
+def test_options_that_do_not_fit_are_a_sentence(options: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refuses(PALP_HYPER, "export", "run", *options)
+
+
+def test_an_adapter_of_a_prompt_too_far_off_is_said_to_change_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    asked = ("--out", out, "--prompt", "qwx vvv zzk [V] 77", "--class", "cat")
+    assert "changes nothing" in succeeds(PALP_HYPER, "export", SHIPPED, *asked)
+    assert not any(bool(up.any()) for up in Adapter.load(out).up.values())
