@@ -157,9 +157,28 @@ def test_what_is_wrong_is_said(browser: Any) -> None:
         assert "the loss was not finite" in page.inner_text(".note.bad")
 
 
-def test_a_key_is_asked_for(browser: Any, tmp_path: Path) -> None:
-    path, keys = write_keys(tmp_path, "ann")
+def enter_key(page: Any, key: str) -> None:
+    page.locator("#key").fill(key)
+    page.get_by_role("button", name="Enter").click()
+
+
+def test_a_key_is_asked_for_and_shows_what_is_its_own(browser: Any, tmp_path: Path) -> None:
+    path, keys = write_keys(tmp_path, "ann", "bob")
     with running(FakeEngine(), HttpSettings(keys=path)) as (address, _), page_of(browser, address) as page:
-        page.locator("#key").fill(keys["ann"])
-        page.get_by_role("button", name="Enter").click()
+        for wrong, words in (("palp-\u200b", "copy it again"), ("palp-wrong", "That key is not known.")):
+            enter_key(page, wrong)
+            page.locator("#key-problem", has_text=words).wait_for()
+        enter_key(page, keys["ann"])
         page.wait_for_selector(".subject")
+        page.get_by_label("Prompt", exact=True).fill("a secret")
+        page.get_by_role("button", name="Generate").click()
+        page.wait_for_selector("#history .entry")
+        other = page.context.new_page()
+        other.goto(address)
+        other.wait_for_selector("#key-dialog[open]")
+        assert other.locator("#history .entry").count() == 0
+        enter_key(other, keys["bob"])
+        other.wait_for_selector(".subject")
+        assert other.locator("#history .entry").count() == 0
+        page.reload()
+        page.wait_for_selector("#history .entry")

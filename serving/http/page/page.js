@@ -2,7 +2,7 @@
 
 import { setKey } from "./api.js";
 import { shrink } from "./dom.js";
-import { remember, showHistory } from "./history.js";
+import { hideHistory, remember, showHistory } from "./history.js";
 import { stage } from "./results.js";
 import { chooseSubject, chosenSubject, loadSubjects } from "./subjects.js";
 
@@ -13,9 +13,12 @@ let running = null;
 
 function complain(error) {
   const wait = error?.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  const text = error ? sentence(error.message) + wait : "";
-  field("problem").textContent = text;
-  field("problem").hidden = !text;
+  say("problem", error ? sentence(error.message) + wait : "");
+}
+
+function say(id, text) {
+  field(id).textContent = text;
+  field(id).hidden = !text;
 }
 
 function sentence(text) {
@@ -148,6 +151,7 @@ function insertV() {
 async function begin() {
   try {
     await loadSubjects();
+    showHistory(restore);
     complain(null);
   } catch (error) {
     if (error.status !== 401) complain(error);
@@ -168,11 +172,19 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) generate();
   if (event.key === "Escape") cancel();
 });
-window.addEventListener("palp-key-needed", () => {
-  if (!field("key-dialog").open) field("key-dialog").showModal();
+window.addEventListener("palp-key-needed", ({ detail }) => {
+  hideHistory();
+  if (field("key-dialog").open) return;
+  field("key-dialog").showModal();
+  say("key-problem", detail.tried ? "That key is not known." : "");
 });
-field("key-form").addEventListener("submit", () => {
-  setKey(field("key").value.trim());
+field("key-form").addEventListener("submit", (event) => {
+  try {
+    setKey(field("key").value.trim());
+  } catch (error) {
+    event.preventDefault();
+    return say("key-problem", error.message);
+  }
   field("key").value = "";
   setTimeout(begin); // after the dialog is closed
 });
@@ -180,5 +192,4 @@ field("key-form").addEventListener("submit", () => {
 roll();
 showValues();
 showChoice();
-showHistory(restore);
 begin();

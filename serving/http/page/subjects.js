@@ -1,6 +1,6 @@
 // The subjects: cards to choose from, uploading, and learning that can be watched.
 
-import { addSubject, listSubjects, removeSubject, watchSubject } from "./api.js";
+import { addSubject, listSubjects, ownName, removeSubject, watchSubject } from "./api.js";
 import { element, shrink } from "./dom.js";
 
 const THUMB = "palp-thumb:";
@@ -71,7 +71,7 @@ function card(subject) {
   radio.disabled = Boolean(subject && subject.state === "failed");
   radio.addEventListener("change", () => chooseSubject(name));
   const face = element("span", { className: "face" });
-  const thumb = subject && localStorage.getItem(THUMB + name);
+  const thumb = subject && localStorage.getItem(ownName(THUMB + name));
   if (thumb) face.append(element("img", { src: thumb, alt: "" }));
   else face.textContent = subject ? name.slice(0, 2) : "∅";
   const label = element("label", { className: "subject" }, radio, face);
@@ -128,7 +128,7 @@ async function upload(event) {
 
 function keepThumb(name, thumb) {
   try {
-    if (thumb) localStorage.setItem(THUMB + name, thumb);
+    if (thumb) localStorage.setItem(ownName(THUMB + name), thumb);
   } catch {
     // full: the card shows letters instead
   }
@@ -154,7 +154,7 @@ remove.addEventListener("click", async () => {
   if (!confirm(`Remove ${chosen}? What was learned is lost.`)) return;
   try {
     await removeSubject(chosen);
-    localStorage.removeItem(THUMB + chosen);
+    localStorage.removeItem(ownName(THUMB + chosen));
     known.delete(chosen);
     chooseSubject("");
   } catch (error) {
