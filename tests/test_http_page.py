@@ -155,6 +155,33 @@ def test_what_is_wrong_is_said(browser: Any) -> None:
         page.get_by_role("button", name="Learn").click()
         page.wait_for_selector(".note.bad")
         assert "the loss was not finite" in page.inner_text(".note.bad")
+        page.locator(".subject").last.click()
+        page.get_by_role("button", name="Generate").click()
+        page.locator("#problem", has_text="could not be learned").wait_for()
+        WEB.delete(f"{address}/v1/subjects/rex")  # as another tab does
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Remove").click()
+        page.wait_for_selector('.subject:has(input[value="rex"])', state="detached")
+
+
+def test_other_tabs_and_a_server_that_stops_change_what_is_shown(browser: Any) -> None:
+    engine = FakeEngine()
+    with running(engine) as (address, _), page_of(browser, address) as page:
+        for name in ("rex", "max", "sam", "old"):
+            WEB.post(f"{address}/v1/subjects", data={"name": name, "class_word": "dog"}, files=picture_files())
+            until(lambda: engine.subjects.show("", "rex").state == "ready")
+            engine.subjects.learn_s = 20
+        page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=""), times=1)
+        page.reload()
+        page.locator('.subject:has(input[value="rex"])').click()
+        WEB.delete(f"{address}/v1/subjects/old")
+        page.wait_for_selector('.subject:has(input[value="old"])', state="detached")
+        engine.subjects.learn_s = 0.1
+        for name in ("max", "sam"):
+            page.wait_for_selector(f'.subject[data-state="ready"]:has(input[value="{name}"])')
+        assert page.locator('input[value="rex"]').is_checked()
+        bring_subject(page, "own")
+        page.wait_for_selector('.subject:has(input[value="own"]:checked)')
 
 
 def enter_key(page: Any, key: str) -> None:

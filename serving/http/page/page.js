@@ -66,6 +66,7 @@ function restore(saved) {
 function mistake(chosen, subject) {
   if (!chosen.prompt) return "Say what to draw first.";
   if (!Number.isInteger(chosen.seed) || chosen.seed < 0) return "The seed must be a whole number, 0 or more.";
+  if (subject?.state === "failed") return `${subject.name} could not be learned: remove it, or choose another.`;
   if (subject && subject.state !== "ready") return `${subject.name} is still being learned. It takes a moment.`;
   if (subject && !chosen.prompt.includes("[V]")) return "Write [V] in the prompt, where the subject is to appear.";
   if (!subject && chosen.prompt.includes("[V]")) return "The prompt has [V], and no subject is chosen: choose one.";
