@@ -146,9 +146,11 @@ def test_what_is_wrong_is_said(browser: Any) -> None:
             page.get_by_role("button", name="Generate").click()
             page.locator("#problem", has_text=words).wait_for()
         page.get_by_label("Prompt", exact=True).fill("a cat")
+        page.get_by_label("Seed", exact=True).fill("")
         page.get_by_role("button", name="Generate").click()
         page.wait_for_selector("figure.done")
         assert not page.locator("#problem").is_visible()
+        assert page.get_by_label("Seed", exact=True).input_value()  # none given: one is rolled
         bring_subject(page, class_word="nonsense")
         page.locator("#upload-problem", has_text="is not known").wait_for()
         page.get_by_label("What is it?", exact=True).fill("hopeless")

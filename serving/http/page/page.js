@@ -93,6 +93,7 @@ function plan(chosen, subject) {
 
 async function generate() {
   if (running) return;
+  if (!field("seed").value) roll();
   const chosen = settings();
   const subject = chosenSubject();
   const wrong = mistake(chosen, subject);
