@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from palp.adapter import AdapterSpec
-from serving.subjects import learning, records
+from palp.learn import learn
+from palp.runs import RunFolder
+from serving.subjects import records
 from serving.subjects.library import Library
 from tests.adapters import random_adapter
 from tests.commands import PALP_SERVE, refuses, succeeds, write_pictures
@@ -55,11 +56,11 @@ def test_a_learning_that_was_stopped_goes_on(tiny_folder: Path, tmp_path: Path) 
 def test_a_subject_that_is_removed_while_it_is_learned_is_missed(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def remove(learn: Any, *arguments: Any, **options: Any) -> Any:
+    def remove(*arguments: Any) -> RunFolder:
         records.remove(tmp_path, "", "a")
-        return learn(*arguments, **options)
+        return learn(*arguments)
 
-    monkeypatch.setattr(learning, "learn", partial(remove, learning.learn))
+    monkeypatch.setattr("serving.subjects.learning.learn", remove)
     pictures = write_pictures(tmp_path / "pictures", 1)
     how = ("--class", "cat", "--base", tiny_folder, "--dtype", "float32", "--steps", 1, "--set", "rank=1", "--json")
     assert "no subject 'a'" in refuses(PALP_SERVE, "subjects", "add", "a", pictures, "--root", tmp_path, *how)
