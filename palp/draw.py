@@ -65,6 +65,7 @@ def draw(
     Raises:
         AdapterMismatchError: an adapter of another base.
         UnknownPlaceholderError: a prompt holds a word that its adapter has not learned.
+        InputError: a scale so large that a picture is not finite.
     """
     for adapter in _distinct(pictures):
         adapter.check(base.fingerprint, base.sites())
@@ -95,7 +96,7 @@ def _draw(
     bank = _bank(base, adapters) if adapters else None
     try:
         with nullcontext() if bank is None else bank.route(_slots(pictures, adapters, sampling.guidance)):
-            return sample(
+            drawn = sample(
                 base,
                 text,
                 null,
@@ -108,6 +109,13 @@ def _draw(
     finally:
         if bank is not None:
             bank.detach()
+    if not drawn.isfinite().all():
+        scales = "" if bank is None else " or the strength of an adapter"
+        raise InputError(
+            f"the pictures are not finite: the guidance scale of {sampling.guidance:g}{scales} is too large; "
+            "choose a smaller one"
+        )
+    return drawn
 
 
 def _bank(base: Base, adapters: Sequence[Adapter]) -> AdapterBank:

@@ -30,7 +30,7 @@ def adapter_file(source: Path) -> Path | None:
     Raises:
         InputError: nothing is there, or a run that is not finished.
     """
-    if not source.exists():
+    if not os.path.exists(source):  # Path.exists raises at a name too long for a file
         raise InputError(f"there is no {source}: give an adapter file, a run folder or a folder of pictures")
     if source.is_file():
         return None if source.suffix.lower() in SUFFIXES else source

@@ -83,6 +83,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draw pictures: every prompt with every seed, in one batch."""
+    from palp.base.sample import check_steps
     from palp.cli.base import open_base
     from palp.draw import Sampling
     from palp.recipes import guidance_scale
@@ -93,11 +94,13 @@ def generate(
     paths = pictures.output_paths(out, len(prompt) * len(seeds))
     if grid is not None:
         pictures.check_grid(grid, paths)
+    pictures.check_prompts(prompt)
     wanted = pictures.one_each(prompt_adapter or ["auto"], prompt)
     scales = pictures.Scales(subject_scale, prompt_adapter_scale)
     if refine:
         check_refine(wanted, subject)
     model = open_base(base, device, dtype, base_config)
+    check_steps(model, steps)
     sampling = Sampling(steps, guidance_scale(model.name) if guidance is None else guidance, scheduler)
     learned, adapters = _adapters(model, prompt, (subject, class_word), wanted, hypernet, refine)
     request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, model.fingerprint)

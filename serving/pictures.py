@@ -19,7 +19,17 @@ from palp.words import check_words
 from serving.prompt_adapters import PromptAdapter
 from serving.subjects.named import NamedSubject
 
-__all__ = ["Request", "Scales", "check_grid", "notes_of", "one_each", "output_paths", "save_grid", "seeds_from"]
+__all__ = [
+    "Request",
+    "Scales",
+    "check_grid",
+    "check_prompts",
+    "notes_of",
+    "one_each",
+    "output_paths",
+    "save_grid",
+    "seeds_from",
+]
 
 MOST_SEED = 2**63 - 1
 
@@ -142,10 +152,19 @@ def one_each(wanted: Sequence[str], prompts: Sequence[str]) -> list[str]:
     return list(wanted) * len(prompts) if len(wanted) == 1 else list(wanted)
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise InputError at a prompt that came as bytes of another encoding than UTF-8."""
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the prompt {prompt!r} is not UTF-8: write it in that encoding") from error
+
+
 def check_grid(grid: Path, paths: Sequence[Path]) -> None:
     """Raise InputError unless the sheet is a PNG file of its own beside those of the pictures."""
     _check_png("--grid", grid)
-    if grid in paths:
+    if grid.resolve() in (path.resolve() for path in paths):
         raise InputError(f"--grid is {grid}, where a picture is to be written: give another name")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from palp.adapter import AdapterSpec
+from palp.learn import learn
+from palp.runs import RunFolder
 from serving.subjects import records
 from serving.subjects.library import Library
 from tests.adapters import random_adapter
 from tests.commands import PALP_SERVE, refuses, succeeds, write_pictures
-from tests.engines import png_of
 from tests.tiny import tiny_base
 
 
@@ -42,11 +44,26 @@ def test_a_subject_is_learned_listed_shown_and_removed(tiny_folder: Path, tmp_pa
 
 
 def test_a_learning_that_was_stopped_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
-    Library(tmp_path, resolution=16).add("", "a", "cat", [png_of()])
+    pictures, others = (write_pictures(tmp_path / f"pictures {seed}", 1, seed) for seed in range(2))
+    Library(tmp_path, resolution=16).add("", "a", "cat", [(pictures / "0.png").read_bytes()])
     how = ("--base", tiny_folder, "--dtype", "float32", "--steps", 1, "--set", "rank=1")
-    pictures = write_pictures(tmp_path / "pictures", 1)
+    for given in ((others,), (others, "--class", "cat"), (pictures, "--class", "dog")):
+        assert "already" in refuses(PALP_SERVE, "subjects", "add", "a", *given, "--root", tmp_path, *how)
     done = succeeds(PALP_SERVE, "subjects", "add", "a", pictures, "--root", tmp_path, *how)
     assert done == "a  cat  1 picture  ready\n"
+
+
+def test_a_subject_that_is_removed_while_it_is_learned_is_missed(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(*arguments: Any) -> RunFolder:
+        records.remove(tmp_path, "", "a")
+        return learn(*arguments)
+
+    monkeypatch.setattr("serving.subjects.learning.learn", remove)
+    pictures = write_pictures(tmp_path / "pictures", 1)
+    how = ("--class", "cat", "--base", tiny_folder, "--dtype", "float32", "--steps", 1, "--set", "rank=1", "--json")
+    assert "no subject 'a'" in refuses(PALP_SERVE, "subjects", "add", "a", pictures, "--root", tmp_path, *how)
 
 
 def test_the_library_is_in_the_users_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from palp.adapter import AdapterSpec
 from palp.base import Base, sample
 from palp.draw import BATCH, LATENTS, Picture, Sampling, batch_size, draw
-from palp.errors import AdapterMismatchError, UnknownPlaceholderError
+from palp.errors import AdapterMismatchError, InputError, UnknownPlaceholderError
 from tests.adapters import merged, random_adapter
 from tests.tiny import Kind, tiny_base
 
@@ -72,3 +72,9 @@ def test_refusals() -> None:
     other = random_adapter(AdapterSpec("other:1", base.sites(), 2, 2.0), 1)
     with pytest.raises(AdapterMismatchError, match="other:1"):
         draw(base, [Picture("cat", 0, other)], SAMPLING)
+    for given, words in (
+        (None, r"scale of 1e\+38 is too large"),
+        (adapter, "or the strength of an adapter is too large"),
+    ):
+        with pytest.raises(InputError, match=words):
+            draw(base, [Picture("cat", 0, given)], Sampling(2, 1e38))

@@ -146,20 +146,68 @@ def test_what_is_wrong_is_said(browser: Any) -> None:
             page.get_by_role("button", name="Generate").click()
             page.locator("#problem", has_text=words).wait_for()
         page.get_by_label("Prompt", exact=True).fill("a cat")
+        page.get_by_label("Seed", exact=True).fill("")
         page.get_by_role("button", name="Generate").click()
         page.wait_for_selector("figure.done")
         assert not page.locator("#problem").is_visible()
+        assert page.get_by_label("Seed", exact=True).input_value()  # none given: one is rolled
         bring_subject(page, class_word="nonsense")
         page.locator("#upload-problem", has_text="is not known").wait_for()
         page.get_by_label("What is it?", exact=True).fill("hopeless")
         page.get_by_role("button", name="Learn").click()
         page.wait_for_selector(".note.bad")
         assert "the loss was not finite" in page.inner_text(".note.bad")
+        page.locator(".subject").last.click()
+        page.get_by_role("button", name="Generate").click()
+        page.locator("#problem", has_text="could not be learned").wait_for()
+        WEB.delete(f"{address}/v1/subjects/rex")  # as another tab does
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Remove").click()
+        page.wait_for_selector('.subject:has(input[value="rex"])', state="detached")
 
 
-def test_a_key_is_asked_for(browser: Any, tmp_path: Path) -> None:
-    path, keys = write_keys(tmp_path, "ann")
+def test_other_tabs_and_a_server_that_stops_change_what_is_shown(browser: Any) -> None:
+    engine = FakeEngine()
+    with running(engine) as (address, _), page_of(browser, address) as page:
+        for name in ("rex", "max", "sam", "old"):
+            WEB.post(f"{address}/v1/subjects", data={"name": name, "class_word": "dog"}, files=picture_files())
+            until(lambda: engine.subjects.show("", "rex").state == "ready")
+            engine.subjects.learn_s = 20
+        page.route("**/events", lambda route: route.fulfill(content_type="text/event-stream", body=""), times=1)
+        page.reload()
+        page.locator('.subject:has(input[value="rex"])').click()
+        WEB.delete(f"{address}/v1/subjects/old")
+        page.wait_for_selector('.subject:has(input[value="old"])', state="detached")
+        engine.subjects.learn_s = 0.1
+        for name in ("max", "sam"):
+            page.wait_for_selector(f'.subject[data-state="ready"]:has(input[value="{name}"])')
+        assert page.locator('input[value="rex"]').is_checked()
+        bring_subject(page, "own")
+        page.wait_for_selector('.subject:has(input[value="own"]:checked)')
+
+
+def enter_key(page: Any, key: str) -> None:
+    page.locator("#key").fill(key)
+    page.get_by_role("button", name="Enter").click()
+
+
+def test_a_key_is_asked_for_and_shows_what_is_its_own(browser: Any, tmp_path: Path) -> None:
+    path, keys = write_keys(tmp_path, "ann", "bob")
     with running(FakeEngine(), HttpSettings(keys=path)) as (address, _), page_of(browser, address) as page:
-        page.locator("#key").fill(keys["ann"])
-        page.get_by_role("button", name="Enter").click()
+        for wrong, words in (("palp-\u200b", "copy it again"), ("palp-wrong", "That key is not known.")):
+            enter_key(page, wrong)
+            page.locator("#key-problem", has_text=words).wait_for()
+        enter_key(page, keys["ann"])
         page.wait_for_selector(".subject")
+        page.get_by_label("Prompt", exact=True).fill("a secret")
+        page.get_by_role("button", name="Generate").click()
+        page.wait_for_selector("#history .entry")
+        other = page.context.new_page()
+        other.goto(address)
+        other.wait_for_selector("#key-dialog[open]")
+        assert other.locator("#history .entry").count() == 0
+        enter_key(other, keys["bob"])
+        other.wait_for_selector(".subject")
+        assert other.locator("#history .entry").count() == 0
+        page.reload()
+        page.wait_for_selector("#history .entry")

@@ -135,5 +135,6 @@ def test_wrong_requests() -> None:
         sample(base, text, text[:1], [1, 2])
     with pytest.raises(InputError, match="no seeds"):
         sample(base, text[:1], text[:1], [])
-    with pytest.raises(InputError, match="steps"):
-        sample(base, text[:1], text[:1], [1], steps=0)
+    for steps in (0, 1001):
+        with pytest.raises(InputError, match=f"{steps} steps, expected 1 to 1000"):
+            sample(base, text[:1], text[:1], [1], steps=steps)

@@ -53,7 +53,7 @@ def sample(
         callback: called after each step with its number from 0 and the sampler's latents.
 
     Raises:
-        InputError: an unknown scheduler, no seeds, or rows that do not match the seeds.
+        InputError: an unknown scheduler, steps that the base does not have, no seeds, or rows that do not match them.
     """
     sampler = make_scheduler(base, scheduler, steps)
     guide = guide or classifier_free(base, _rows(text, seeds), _rows(null, seeds), guidance)
@@ -111,8 +111,7 @@ def make_scheduler(base: Base, name: str, steps: int) -> Any:
 
     if name not in SCHEDULERS:
         raise InputError(f"got scheduler {name!r}, expected one of {', '.join(SCHEDULERS)}; choose one of these")
-    if steps < 1:
-        raise InputError(f"got {steps} steps, expected at least one; 20 is usual")
+    check_steps(base, steps)
     class_name, options = SCHEDULERS[name]
     config = {key: value for key, value in base.scheduler_config.items() if key != "_class_name"}
     config |= {"clip_sample": False, "thresholding": False, **options}
@@ -121,6 +120,13 @@ def make_scheduler(base: Base, name: str, steps: int) -> Any:
     sampler = getattr(diffusers, class_name).from_config(config)
     sampler.set_timesteps(steps, device=base.device)
     return sampler
+
+
+def check_steps(base: Base, steps: int) -> None:
+    """Raise InputError unless the base's schedule has so many steps."""
+    most = len(base.schedule.alphas_cumprod)
+    if not 1 <= steps <= most:
+        raise InputError(f"got {steps} steps, expected 1 to {most}, which the base was trained with; 20 is usual")
 
 
 def _rows(state: TextState, seeds: Sequence[int]) -> TextState:

@@ -14,6 +14,7 @@ from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Json, Set, Ste
 if TYPE_CHECKING:
     from palp.base import Base
     from serving.contract import SubjectInfo
+    from serving.subjects.records import Record, Shelf
 
 __all__ = ["subjects"]
 
@@ -122,7 +123,7 @@ def _learn(
     """Keep the pictures and learn them under a bar, or go on with a learning that was stopped."""
     from palp.cli.progress import training_bar
     from palp.errors import InputError
-    from serving.errors import UnknownSubjectError
+    from serving.errors import SubjectExistsError, UnknownSubjectError
     from serving.subjects.learning import learn_subject, learning_lock
     from serving.subjects.library import Library
     from serving.subjects.records import find
@@ -132,7 +133,10 @@ def _learn(
         begun = library.show(owner, name).state in ("waiting", "learning")
     except UnknownSubjectError:
         begun = False
-    if not begun:
+    if begun:
+        if not _same(*find(root, owner, name), class_word, pictures):
+            raise SubjectExistsError(name)
+    else:
         if not class_word:
             raise InputError("pictures were given: say what they show with --class, such as --class cat")
         library.add(owner, name, class_word, pictures)
@@ -143,6 +147,12 @@ def _learn(
         library.remove(owner, name)
         raise InputError(info.error)
     return info
+
+
+def _same(shelf: Shelf, record: Record, class_word: str | None, pictures: Sequence[bytes]) -> bool:
+    """Whether what was given is what waits to be learned; the class word need not be said again."""
+    waiting = [path.read_bytes() for path in shelf.uploads.glob("*")]
+    return (class_word or record.class_word).strip() == record.class_word and sorted(waiting) == sorted(pictures)
 
 
 def _print(found: Sequence[SubjectInfo], as_json: bool) -> None:

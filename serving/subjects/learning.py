@@ -22,6 +22,7 @@ from palp.learn import Watch, learn
 from palp.recipes import recipe
 from palp.subjects import Subject, read_pictures
 from palp.train import joint_job
+from serving.errors import UnknownSubjectError
 from serving.subjects.records import Record, Shelf, read_record
 
 __all__ = ["Teaching", "kept", "learn_subject", "learning_lock", "teach"]
@@ -73,11 +74,14 @@ def learn_subject(
 ) -> None:
     """Learn a waiting subject to its end, from its last checkpoint; one that is not waiting is left as it is.
 
-    What a user can mend is kept in the record, and nothing is raised.
+    What a user can mend is kept in the record, and not raised.
 
     Args:
         changes: settings that differ from the recipe.
         report: called after every step, beside the note of progress.
+
+    Raises:
+        UnknownSubjectError: it was removed meanwhile; a child process ends without a word.
     """
     record = read_record(shelf)
     if record is None or record.adapter is not None or record.error is not None:
@@ -85,11 +89,13 @@ def learn_subject(
     try:
         subject = Subject(record.class_word, read_pictures(shelf.uploads, base.resolution))
         job = joint_job(base, [subject], name=record.class_word)
-        note = _Noting(shelf, report)
+        note = _Noting(shelf, record.name, report)
         run = learn(base, job, recipe(base.name, "subject", changes), shelf.run, [subject], Watch(note))
         if not shelf.record.is_file():
             return  # it was removed a moment ago
         shelf.write(kept(record, run.adapter))
+    except UnknownSubjectError:
+        raise
     except PalpError as error:
         if shelf.record.is_file():
             shelf.write(replace(record, error=str(error).replace(f"{shelf.folder}{os.sep}", "")))
@@ -118,10 +124,10 @@ def kept(record: Record, file: Path) -> Record:
 
 
 class _Noting:
-    """Notes the progress beside the record; ends the process when the subject or the server is gone."""
+    """Notes the progress beside the record; ends the learning when the subject is gone, and a child with its server."""
 
-    def __init__(self, shelf: Shelf, report: Callable[[int, int, float], None] | None) -> None:
-        self._shelf, self._report = shelf, report
+    def __init__(self, shelf: Shelf, name: str, report: Callable[[int, int, float], None] | None) -> None:
+        self._shelf, self._name, self._report = shelf, name, report
         self._noted_at = -PROGRESS_S
 
     def __call__(self, done: int, total: int, loss: float) -> None:
@@ -130,7 +136,9 @@ class _Noting:
         if time.monotonic() - self._noted_at < PROGRESS_S:
             return
         self._noted_at = time.monotonic()
-        parent = multiprocessing.parent_process()
-        if not self._shelf.record.is_file() or (parent is not None and not parent.is_alive()):
+        parent, gone = multiprocessing.parent_process(), not self._shelf.record.is_file()
+        if gone and parent is None:
+            raise UnknownSubjectError(self._name)
+        if parent is not None and (gone or not parent.is_alive()):
             raise SystemExit(0)
         write_json(self._shelf.progress, {"pid": os.getpid(), "share": done / total})

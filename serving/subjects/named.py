@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def find_subject(
         PictureError, AdapterFileError, AdapterMismatchError, OutputError: as `learned_file` and `load_adapter`.
     """
     source = Path(name)
-    if source.exists():
+    if os.path.exists(source):  # Path.exists raises at a name too long for a file
         if adapter_file(source) is None:
             for prompt in prompts:
                 check_words(prompt, {"[V]"})

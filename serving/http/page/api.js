@@ -12,9 +12,19 @@ export class ApiError extends Error {
   }
 }
 
-/** Keep a key for this tab. */
+/** Keep a key for this tab. Throws at one that no request can carry. */
 export function setKey(key) {
+  if (/[^\x21-\x7e]/.test(key)) throw new Error("A key has only plain letters, digits and signs: copy it again.");
   sessionStorage.setItem(KEY, key);
+}
+
+/** The name under which the browser keeps something that other keys are not shown. */
+export function ownName(name) {
+  const key = sessionStorage.getItem(KEY);
+  if (!key) return name;
+  let hash = 0;
+  for (const letter of key) hash = (Math.imul(hash, 31) + letter.charCodeAt(0)) >>> 0;
+  return `${hash.toString(36)}:${name}`;
 }
 
 async function call(path, options = {}) {
@@ -30,8 +40,13 @@ async function call(path, options = {}) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  if (response.status === 401) window.dispatchEvent(new Event("palp-key-needed"));
+  if (response.status === 401) askForKey(key);
   throw new ApiError(response.status, body?.error, response.headers.get("Retry-After"));
+}
+
+function askForKey(tried) {
+  if (tried === sessionStorage.getItem(KEY)) sessionStorage.removeItem(KEY);
+  window.dispatchEvent(new CustomEvent("palp-key-needed", { detail: { tried } }));
 }
 
 /** Server-sent events of a response, as {name, data}. */

@@ -1,5 +1,6 @@
-// What was drawn before: small pictures and settings, kept in this browser.
+// What was drawn before: small pictures and settings, kept in this browser for each key.
 
+import { ownName } from "./api.js";
 import { element } from "./dom.js";
 
 const KEY = "palp-history";
@@ -14,12 +15,18 @@ export function showHistory(onRecall) {
   render();
 }
 
+/** Show nothing, until the key is known. */
+export function hideHistory() {
+  section.hidden = true;
+  list.replaceChildren();
+}
+
 /** Add {settings, pictures: [{title, thumb}]}. */
 export function remember(entry) {
   let entries = [entry, ...read()].slice(0, MOST);
   while (entries.length) {
     try {
-      localStorage.setItem(KEY, JSON.stringify(entries));
+      localStorage.setItem(ownName(KEY), JSON.stringify(entries));
       break;
     } catch {
       entries = entries.slice(0, -1); // no room: the oldest goes
@@ -30,7 +37,7 @@ export function remember(entry) {
 
 function read() {
   try {
-    const entries = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    const entries = JSON.parse(localStorage.getItem(ownName(KEY)) ?? "[]");
     return Array.isArray(entries) ? entries : [];
   } catch {
     return [];
@@ -54,6 +61,6 @@ function button({ settings, pictures }) {
 }
 
 document.getElementById("clear-history").addEventListener("click", () => {
-  localStorage.removeItem(KEY);
+  localStorage.removeItem(ownName(KEY));
   render();
 });

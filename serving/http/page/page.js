@@ -2,7 +2,7 @@
 
 import { setKey } from "./api.js";
 import { shrink } from "./dom.js";
-import { remember, showHistory } from "./history.js";
+import { hideHistory, remember, showHistory } from "./history.js";
 import { stage } from "./results.js";
 import { chooseSubject, chosenSubject, loadSubjects } from "./subjects.js";
 
@@ -13,9 +13,12 @@ let running = null;
 
 function complain(error) {
   const wait = error?.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  const text = error ? sentence(error.message) + wait : "";
-  field("problem").textContent = text;
-  field("problem").hidden = !text;
+  say("problem", error ? sentence(error.message) + wait : "");
+}
+
+function say(id, text) {
+  field(id).textContent = text;
+  field(id).hidden = !text;
 }
 
 function sentence(text) {
@@ -63,6 +66,7 @@ function restore(saved) {
 function mistake(chosen, subject) {
   if (!chosen.prompt) return "Say what to draw first.";
   if (!Number.isInteger(chosen.seed) || chosen.seed < 0) return "The seed must be a whole number, 0 or more.";
+  if (subject?.state === "failed") return `${subject.name} could not be learned: remove it, or choose another.`;
   if (subject && subject.state !== "ready") return `${subject.name} is still being learned. It takes a moment.`;
   if (subject && !chosen.prompt.includes("[V]")) return "Write [V] in the prompt, where the subject is to appear.";
   if (!subject && chosen.prompt.includes("[V]")) return "The prompt has [V], and no subject is chosen: choose one.";
@@ -89,6 +93,7 @@ function plan(chosen, subject) {
 
 async function generate() {
   if (running) return;
+  if (!field("seed").value) roll();
   const chosen = settings();
   const subject = chosenSubject();
   const wrong = mistake(chosen, subject);
@@ -148,6 +153,7 @@ function insertV() {
 async function begin() {
   try {
     await loadSubjects();
+    showHistory(restore);
     complain(null);
   } catch (error) {
     if (error.status !== 401) complain(error);
@@ -168,11 +174,19 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) generate();
   if (event.key === "Escape") cancel();
 });
-window.addEventListener("palp-key-needed", () => {
-  if (!field("key-dialog").open) field("key-dialog").showModal();
+window.addEventListener("palp-key-needed", ({ detail }) => {
+  hideHistory();
+  if (field("key-dialog").open) return;
+  field("key-dialog").showModal();
+  say("key-problem", detail.tried ? "That key is not known." : "");
 });
-field("key-form").addEventListener("submit", () => {
-  setKey(field("key").value.trim());
+field("key-form").addEventListener("submit", (event) => {
+  try {
+    setKey(field("key").value.trim());
+  } catch (error) {
+    event.preventDefault();
+    return say("key-problem", error.message);
+  }
   field("key").value = "";
   setTimeout(begin); // after the dialog is closed
 });
@@ -180,5 +194,4 @@ field("key-form").addEventListener("submit", () => {
 roll();
 showValues();
 showChoice();
-showHistory(restore);
 begin();

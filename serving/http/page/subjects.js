@@ -1,9 +1,11 @@
 // The subjects: cards to choose from, uploading, and learning that can be watched.
 
-import { addSubject, listSubjects, removeSubject, watchSubject } from "./api.js";
+import { ApiError, addSubject, listSubjects, ownName, removeSubject, watchSubject } from "./api.js";
 import { element, shrink } from "./dom.js";
 
 const THUMB = "palp-thumb:";
+const PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 30_000;
 const list = document.getElementById("subjects");
 const dialog = document.getElementById("upload-dialog");
 const files = document.getElementById("files");
@@ -13,7 +15,10 @@ const remove = document.getElementById("remove-subject");
 
 const known = new Map();
 const watched = new Set();
+const uploaded = new Map(); // of this tab: name, and what was chosen then
 let chosen = "";
+let pauseMs = PAUSE_MS;
+let timer = null;
 let picked = [];
 
 /** The subject to draw, null for none. */
@@ -46,16 +51,40 @@ async function watch(name) {
   watched.add(name);
   try {
     for await (const subject of watchSubject(name)) {
-      if (subject.deleted) break;
+      if (subject.deleted) return forget(name);
       known.set(name, subject);
       render();
-      if (subject.state === "ready") chooseSubject(name);
+      if (subject.state === "ready" && (!chosen || chosen === uploaded.get(name))) chooseSubject(name);
     }
   } catch (error) {
-    list.dispatchEvent(new CustomEvent("palp-problem", { bubbles: true, detail: error }));
+    if (error.status === 404) return forget(name);
+    if (error.status === 401) return;
+    if (error instanceof ApiError) report(error);
   } finally {
     watched.delete(name);
   }
+  if (known.has(name) && learning(known.get(name))) loadLater();
+  else pauseMs = PAUSE_MS;
+}
+
+/** A learning is no longer heard of, as when the server stops: ask again, each time after a longer pause. */
+function loadLater() {
+  if (timer) return;
+  timer = setTimeout(() => {
+    timer = null;
+    loadSubjects().catch((error) => error.status === 401 || loadLater());
+  }, pauseMs);
+  pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
+}
+
+function forget(name) {
+  localStorage.removeItem(ownName(THUMB + name));
+  known.delete(name);
+  chooseSubject(chosen);
+}
+
+function report(error) {
+  list.dispatchEvent(new CustomEvent("palp-problem", { bubbles: true, detail: error }));
 }
 
 function render() {
@@ -68,10 +97,9 @@ function render() {
 function card(subject) {
   const name = subject?.name ?? "";
   const radio = element("input", { type: "radio", name: "subject", value: name, checked: name === chosen });
-  radio.disabled = Boolean(subject && subject.state === "failed");
   radio.addEventListener("change", () => chooseSubject(name));
   const face = element("span", { className: "face" });
-  const thumb = subject && localStorage.getItem(THUMB + name);
+  const thumb = subject && localStorage.getItem(ownName(THUMB + name));
   if (thumb) face.append(element("img", { src: thumb, alt: "" }));
   else face.textContent = subject ? name.slice(0, 2) : "∅";
   const label = element("label", { className: "subject" }, radio, face);
@@ -115,6 +143,7 @@ async function upload(event) {
   complain("");
   try {
     known.set(name, await addSubject(name, classWord, picked));
+    uploaded.set(name, chosen);
     keepThumb(name, await shrink(picked[0], 96));
     dialog.close();
     render();
@@ -128,7 +157,7 @@ async function upload(event) {
 
 function keepThumb(name, thumb) {
   try {
-    if (thumb) localStorage.setItem(THUMB + name, thumb);
+    if (thumb) localStorage.setItem(ownName(THUMB + name), thumb);
   } catch {
     // full: the card shows letters instead
   }
@@ -151,13 +180,12 @@ for (const type of ["dragover", "dragleave", "drop"]) {
   });
 }
 remove.addEventListener("click", async () => {
-  if (!confirm(`Remove ${chosen}? What was learned is lost.`)) return;
+  const name = chosen;
+  if (!confirm(`Remove ${name}? What was learned is lost.`)) return;
   try {
-    await removeSubject(chosen);
-    localStorage.removeItem(THUMB + chosen);
-    known.delete(chosen);
-    chooseSubject("");
+    await removeSubject(name);
   } catch (error) {
-    list.dispatchEvent(new CustomEvent("palp-problem", { bubbles: true, detail: error }));
+    if (error.status !== 404) return report(error); // with 404 it is gone already
   }
+  forget(name);
 });
