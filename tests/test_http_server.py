@@ -38,10 +38,12 @@ def test_health_metrics_and_page() -> None:
         assert WEB.get(f"{address}/health").json() == WEB.get(f"{address}/ready").json() == {"status": "ok"}
         assert WEB.post(address + IMAGES, json={"prompt": "a cat", "steps": 3}).status_code == 200
         WEB.get(f"{address}/v1/subjects/nobody")
+        WEB.request("BREW", f"{address}/nowhere")
         metrics = WEB.get(f"{address}/metrics").text
         for line in (
             'palp_http_requests_total{method="POST",route="/v1/images/generations",status="200"} 1.0',
             'palp_http_requests_total{method="GET",route="/v1/subjects/{name}",status="404"} 1.0',
+            'palp_http_requests_total{method="other",route="other",status="404"} 1.0',
             "palp_engine_queue 0.0",
             "palp_engine_slots 4.0",
             "palp_step_seconds_count 3.0",
