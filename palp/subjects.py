@@ -140,7 +140,7 @@ def _too_many_pixels(path: Path) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF data say; as it is where they cannot be read, which is no reason to refuse a picture."""
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # of many kinds, by what is wrong with the data
         return image
     return image if turn is None else image.transpose(turn)
