@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from palp.base import Base
@@ -24,6 +24,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PIXELS = 50_000_000
 SMALLEST_SHARE = 4  # a picture may be enlarged this many times, not more
 BATCH = 4  # pictures in one call of the autoencoder
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by EXIF's orientation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +113,7 @@ def _read(path: Path, resolution: int) -> Float[Tensor, "3 resolution resolution
             with Image.open(path, formats=FORMATS) as image:
                 _check_size(path, image.size, resolution)
                 image.load()
-                picture = _square(_on_white(ImageOps.exif_transpose(image)), resolution)
+                picture = _square(_on_white(_upright(image)), resolution)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PictureError(_too_many_pixels(path)) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -125,6 +135,15 @@ def _check_size(path: Path, size: tuple[int, int], resolution: int) -> None:
 
 def _too_many_pixels(path: Path) -> str:
     return f"{path} has more than {MAX_PIXELS // 1_000_000} megapixels: give a smaller version of it"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; as it is where they cannot be read, which is no reason to refuse a picture."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of many kinds, by what is wrong with the data
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -102,7 +102,7 @@ class Fleet:
         return errand
 
     def stats(self) -> Mapping[str, float]:
-        """Pictures that wait or are drawn, and how often one was drawn again."""
+        """Pictures that wait or are drawn, and how often one was brought to a replica again."""
         return {"active": float(len(self._errands)), "retries": float(self._retries)}
 
     def observe(self, observer: Callable[[str, float], None]) -> None:
@@ -127,20 +127,29 @@ class Fleet:
         limit = errand.request.deadline_s
         try:
             async with asyncio.timeout(limit) as timeout:
-                for _ in range(ATTEMPTS):
+                losses = 0
+                while losses < ATTEMPTS:
                     try:
                         return await self._attempt(errand, timeout.when())
+                    except QueueFullError:  # for the moment; the picture was accepted here, and waits
+                        logger.info("a replica was full; its picture is brought again")
                     except ReplicaLostError:
-                        self._retries += 1
+                        losses += 1
                         logger.warning("a replica was lost; its picture is drawn again")
-                        await asyncio.sleep(PAUSE_S)
+                    self._retries += 1
+                    await asyncio.sleep(PAUSE_S)
                 return Failed(ReplicaLostError())
         except TimeoutError:
             assert limit is not None
             return Failed(DeadlineError(limit))
 
     async def _attempt(self, errand: Errand, end: float | None) -> Event:
-        """The last event from one replica. Raises ReplicaLostError: it was stopped, or ended without a word."""
+        """The last event from one replica.
+
+        Raises:
+            ReplicaLostError: it was stopped, or ended without a word.
+            QueueFullError: it has as much to do as it takes.
+        """
         left = None if end is None else max(0.0, end - asyncio.get_running_loop().time()) + SLACK_S
         events = self._draw(replace(errand.request, deadline_s=left))
         try:
@@ -151,6 +160,8 @@ class Fleet:
                     isinstance(event, Failed) and isinstance(event.error, DrainingError)
                 ):
                     break  # nobody here asked for that: the replica is stopping
+                elif isinstance(event, Failed) and isinstance(event.error, QueueFullError):
+                    raise event.error
                 else:
                     return event
         finally:

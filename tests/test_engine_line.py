@@ -30,6 +30,17 @@ def test_owners_take_turns_and_each_keeps_its_order() -> None:
     assert (len(line), line.pop()) == (0, None)
 
 
+def test_what_does_not_fit_waits_and_lets_others_go_first() -> None:
+    line = Line()
+    entries = [entry("a", seed=0), entry("a", seed=1), entry("b", seed=0), entry("c", -1, seed=1)]
+    for one in entries:
+        line.push(one)
+    assert line.pop(lambda one: one.request.seed == 1) is entries[1]
+    assert line.pop(lambda one: one.request.seed == 1) is entries[3]
+    assert line.pop(lambda one: one.request.seed == 1) is None
+    assert drained(line) == [entries[2], entries[0]]
+
+
 def test_higher_priorities_go_first() -> None:
     line = Line()
     entries = [entry("a", 0), entry("a", 2), entry("b", 1), entry("b", 2)]

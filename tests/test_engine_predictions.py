@@ -18,7 +18,7 @@ from palp.compose import subject_strength
 from palp.errors import AdapterMismatchError, InputError
 from palp.sheets import save_png, to_images
 from serving.contract import Cancelled, Event, PictureRequest
-from serving.engine import build_engine
+from serving.engine import BatchEngine, build_engine
 from serving.engine.easel import Easel
 from serving.engine.entry import Entry
 from serving.engine.predictions import Network, Predictions
@@ -135,6 +135,14 @@ def drawn(own: Easel, *requests: PictureRequest) -> list[Ear]:
     return ears
 
 
+def test_a_remembered_prediction_tells_the_time_it_once_took(tmp_path: Path) -> None:
+    """Else the time would tell what others have asked."""
+    base = tiny_base("sd1")
+    request = PictureRequest("a sketch of [V]", subject="s0", steps=1)
+    first, again = drawn(easel(base, library_of(base, tmp_path), 0.9), request, request)
+    assert first.done()[1].seconds["predict"] == again.done()[1].seconds["predict"] > 0
+
+
 def test_abstention_draws_the_subject_alone_and_says_so(tmp_path: Path) -> None:
     base = tiny_base("sd1")
     request = PictureRequest("a sketch of [V]", subject="s0", steps=2)
@@ -210,6 +218,21 @@ def test_a_prediction_is_trained_on_gently(predicted: bool, rate: float, tmp_pat
     adapter = end.value.value
     moved = max(float((up - start.up[site] * predicted).abs().max()) for site, up in adapter.up.items())
     assert moved == pytest.approx(rate * RATE, rel=0.01)
+
+
+def test_those_who_wait_to_be_refined_take_no_places(tmp_path: Path) -> None:
+    base = tiny_base("sd1")
+    predictions = Predictions(base, Counting(base, 0.9).network())
+    engine = BatchEngine(base, with_pictures(base, tmp_path), predictions, SETTINGS)
+    request = PictureRequest("a sketch of [V]", subject="s0", steps=1)
+    long = [Ear() for _ in range(3)]
+    for ear in long:
+        engine.submit(replace(request, refine=1000), ear)
+    quick = Ear()
+    engine.submit(request, quick)
+    quick.done()
+    assert [ear.ended.is_set() for ear in long] == [False] * 3
+    engine.close()
 
 
 def test_refining_needs_the_subjects_pictures(tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ def test_a_lost_picture_is_drawn_again_and_nothing_is_heard_twice(parting: Event
     assert again == {replace(REQUEST, deadline_s=None)}
 
 
+def test_a_picture_waits_while_replicas_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.fleet.PAUSE_S", 0.01)
+    full = [Failed(QueueFullError(16, 1.0))]
+    assert heard(Replicas(*[full] * 6, [*STEPS, DONE])) == [*STEPS, DONE]
+
+
 def test_a_picture_that_loses_every_replica_fails() -> None:
     lost = [ReplicaLostError()]
     [event] = heard(Replicas(lost, lost, lost, lost))

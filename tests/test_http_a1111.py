@@ -113,10 +113,25 @@ def test_what_cannot_be_done_is_refused(address: str) -> None:
         ({"prompt": "[V] <lora:rex:.>"}, 400),
         ({"prompt": "[V] <lora:rex> <lora:rex>"}, 400),
         ({"prompt": "[V] <lora:nobody>"}, 404),
-        ({"prompt": "a", "seed": 2**63 - 1}, 400),
+        ({"prompt": "a <lora:my rex:1>"}, 400),
+        ({"prompt": "[V] <lora:rex> <lora:rex:1e0>"}, 400),
+        ({"prompt": "a", "seed": 2**63 - 1, "batch_size": 2}, 400),
+        ({"prompt": "a", "override_settings": {"sd_model_checkpoint": 1}}, 400),
     ):
         answer = WEB.post(f"{address}/sdapi/v1/txt2img", json=USUAL | fields)
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error"), fields
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"1e999", b'"\\ud800"'])
+def test_what_is_not_echoed_may_be_anything(address: str, value: bytes) -> None:
+    for field in (b"clip_stop", b"sd_model_checkpoint"):
+        body = b'{"prompt": "a", "steps": 1, "override_settings": {"%s": %s}}' % (field, value)
+        answer = WEB.post(f"{address}/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == (200 if field == b"clip_stop" else 400), answer.text
+
+
+def test_the_largest_seed_is_drawn(address: str) -> None:
+    assert json.loads(draw(address, prompt="a", steps=1, seed=2**63 - 1)["info"])["seed"] == 2**63 - 1
 
 
 def test_progress_and_interruption() -> None:

@@ -71,6 +71,14 @@ def test_openai_client_streams_previews_then_the_picture(client: openai.OpenAI) 
     assert image_of(events[-1].b64_json).getpixel((0, 0)) == colour_of(PictureRequest("a cat", seed=1, steps=8))
 
 
+def test_openai_client_may_send_null_for_what_is_optional(client: openai.OpenAI) -> None:
+    names = ("n", "size", "response_format", "output_format", "quality", "background", "stream", "partial_images")
+    nothing: Any = dict.fromkeys((*names, "model", "user"))
+    answer = client.images.generate(prompt="a cat", extra_body={"seed": 2**63 - 1, "steps": 1}, **nothing)
+    assert answer.data is not None
+    assert image_of(answer.data[0].b64_json).size == (SIDE, SIDE)
+
+
 def test_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.images.generate(prompt="a cat", model="nobody")
@@ -126,7 +134,9 @@ def test_headers_tell_the_request_and_its_times(address: str) -> None:
         ({"prompt": "a", "steps": 151}, None, "invalid_value"),
         ({"prompt": "a", "priority": 1}, None, "invalid_value"),
         ({"prompt": "a", "seed": -1}, "seed", "invalid_value"),
-        ({"prompt": "a", "seed": 2**63 - 1}, None, "invalid_value"),
+        ({"prompt": "a", "seed": 2**63 - 1, "n": 2}, None, "invalid_value"),
+        ({"prompt": None}, "prompt", "invalid_value"),
+        ({"prompt": "a", "steps": None}, "steps", "invalid_value"),
         ({"prompt": "a", "response_format": "url"}, "response_format", "invalid_value"),
         ({"prompt": "a", "subject": "x", "model": "rex"}, None, "invalid_value"),
         ({"prompt": "a", "subject": "../../etc/passwd"}, None, "subject_not_found"),

@@ -38,10 +38,12 @@ def test_health_metrics_and_page() -> None:
         assert WEB.get(f"{address}/health").json() == WEB.get(f"{address}/ready").json() == {"status": "ok"}
         assert WEB.post(address + IMAGES, json={"prompt": "a cat", "steps": 3}).status_code == 200
         WEB.get(f"{address}/v1/subjects/nobody")
+        WEB.request("BREW", f"{address}/nowhere")
         metrics = WEB.get(f"{address}/metrics").text
         for line in (
             'palp_http_requests_total{method="POST",route="/v1/images/generations",status="200"} 1.0',
             'palp_http_requests_total{method="GET",route="/v1/subjects/{name}",status="404"} 1.0',
+            'palp_http_requests_total{method="other",route="other",status="404"} 1.0',
             "palp_engine_queue 0.0",
             "palp_engine_slots 4.0",
             "palp_step_seconds_count 3.0",
@@ -56,6 +58,10 @@ def test_health_metrics_and_page() -> None:
             if line.startswith("/page/"):
                 assert WEB.get(address + line).status_code == 200
         assert "unsafe" not in page.headers["content-security-policy"]
+        for path in ("/", "/page/page.js"):
+            assert (WEB.head(address + path).status_code, WEB.head(address + path).content) == (200, b"")
+            for asked in ("bytes=0-1", "bytes=9999999-", "nonsense"):
+                assert WEB.get(address + path, headers={"Range": asked}).status_code == 200
 
 
 def test_pages_of_other_sites_are_kept_out() -> None:
@@ -82,11 +88,14 @@ def test_logs_are_json_and_hold_prompts_only_when_asked(log_prompts: bool, capsy
             for prompt in ("a secret cat", "boom"):
                 WEB.post(address + IMAGES, json={"prompt": prompt}, headers={"X-Request-Id": "r-1"})
             until(lambda: len(LOG.handlers) == 1)
+            logging.getLogger("serving.subjects.learner").error("stumbled")
     finally:
         LOG.handlers, LOG.propagate = before[0], before[1]
         LOG.setLevel(before[2])
-        logging.getLogger("uvicorn").handlers = []
+        for name in ("serving", "uvicorn"):
+            logging.getLogger(name).handlers, logging.getLogger(name).propagate = [], True
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert "stumbled" in [line["event"] for line in lines]
     requests = [line for line in lines if line["event"] == "request"]
     assert [(line["status"], line["request_id"]) for line in requests] == [(200, "r-1"), (500, "r-1")]
     assert requests[0].get("prompt") == ("a secret cat" if log_prompts else None)

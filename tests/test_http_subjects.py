@@ -23,6 +23,7 @@ from tests.test_http_images import events_of
 
 URL = "/v1/subjects"
 REX = {"name": "rex", "class_word": "dog"}
+NAMED = b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nrex\r\n--b--\r\n'
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,7 @@ def test_forms_that_are_none_are_4xx(address: str) -> None:
         ("multipart/form-data", b"x", 400),
         ("multipart/form-data; boundary=b", b"--b\r\nbroken", 400),
         ("multipart/form-data; boundary=b", b"\xff" * 100, 400),
+        ("multipart/form-data; boundary=b; charset=undefined", NAMED, 400),
         ("application/json", b"{}", 415),
         ("application/x-www-form-urlencoded", b"name=a", 415),
     ):
@@ -195,8 +197,8 @@ def test_owners_are_apart(keyed: tuple[str, dict[str, dict[str, str]]]) -> None:
 def test_keys_are_asked_for_where_there_is_something_to_see(keyed: tuple[str, dict[str, dict[str, str]]]) -> None:
     address, keys = keyed
     for path in ("/v1/models", URL, "/metrics", "/sdapi/v1/progress", "/nothing"):
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic !"}, {"Authorization": "x"}):
-            answer = WEB.get(address + path, headers=headers)
+        for given in (None, b"Bearer wrong", b"Basic !", b"Basic \xe9", b"x"):
+            answer = WEB.get(address + path, headers=None if given is None else {b"Authorization": given})
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
             assert answer.headers["www-authenticate"] == "Bearer"
     for path in ("/", "/page/page.js", "/health", "/ready", "/openapi.json"):
@@ -206,10 +208,16 @@ def test_keys_are_asked_for_where_there_is_something_to_see(keyed: tuple[str, di
     assert WEB.get(f"{address}/v1/models", headers={"Authorization": f"Basic {basic}"}).status_code == 200
 
 
-def test_each_key_has_its_own_limit(keyed: tuple[str, dict[str, dict[str, str]]]) -> None:
-    address, keys = keyed
-    body = {"prompt": "a cat", "n": 4}
-    answer = WEB.post(f"{address}/v1/images/generations", json=body, headers=keys["ann"])
+def test_each_key_has_its_own_limit(tmp_path: Path) -> None:
+    path, made = write_keys(tmp_path, "ann", "bob")
+    keys = {owner: {"Authorization": f"Bearer {key}"} for owner, key in made.items()}
+    body = {"prompt": "a cat", "steps": 1}
+    with running(FakeEngine(), HttpSettings(keys=path, max_active=3)) as (address, server):
+        server.config.app.state.service.pictures.take("ann", 3)  # type: ignore[union-attr]
+        url = f"{address}/v1/images/generations"
+        answer = WEB.post(url, json=body, headers=keys["ann"])
+        assert WEB.post(url, json=body | {"n": 3}, headers=keys["bob"]).status_code == 200
+        never = WEB.post(url, json=body | {"n": 4}, headers=keys["bob"])
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
     assert answer.json()["error"] == {
         "message": "you may have 3 pictures at once: wait until one is done, then try again",
@@ -217,9 +225,7 @@ def test_each_key_has_its_own_limit(keyed: tuple[str, dict[str, dict[str, str]]]
         "param": None,
         "code": "too_many_at_once",
     }
-    for owner in ("ann", "bob"):
-        answer = WEB.post(f"{address}/v1/images/generations", json=body | {"n": 3}, headers=keys[owner])
-        assert answer.status_code == 200
+    assert (never.status_code, never.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_uploads_at_once_are_limited() -> None:

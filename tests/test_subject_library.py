@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,13 +15,14 @@ import pytest
 import torch
 
 import serving.contract
-from palp.errors import AdapterFileError, InputError, PictureError
+from palp.errors import AdapterFileError, InputError, OutputError, PictureError
 from palp.runs import RunFolder
 from serving.contract import SubjectInfo
 from serving.errors import SubjectExistsError, SubjectNotReadyError, UnknownSubjectError
 from serving.subjects import records
 from serving.subjects.cache import AdapterCache
-from serving.subjects.learning import Teaching, learn_subject
+from serving.subjects.learner import Learner
+from serving.subjects.learning import Teaching, learn_subject, learning_lock
 from serving.subjects.library import Library
 from tests.commands import files_in
 from tests.engines import png_of, subject
@@ -170,12 +172,60 @@ def test_progress_is_shown_only_while_its_process_lives(library: Library) -> Non
     library.add("", "a", "cat", [png_of()])
     shelf = shelf_of(library, "a")
     shelf.progress.write_text(json.dumps({"pid": os.getpid(), "share": 0.25}))
-    info = library.show("", "a")
-    assert (info.state, info.progress) == ("learning", 0.25)
-    assert records.waiting(library.root) == []
-    shelf.progress.write_text(json.dumps({"pid": 2**22 + 1, "share": 0.25}))  # above the largest of Linux
-    assert library.show("", "a").state == "waiting"
+    assert library.show("", "a").state == "waiting"  # left by another process that had our number
+    with learning_lock(library.root):
+        info = library.show("", "a")
+        assert (info.state, info.progress) == ("learning", 0.25)
+        assert records.waiting(library.root) == []
     assert records.waiting(library.root) == [shelf]
+    with learning_lock(library.root):
+        shelf.progress.write_text(json.dumps({"pid": 2**22 + 1, "share": 0.25}))  # above the largest of Linux
+        assert library.show("", "a").state == "waiting"
+
+
+def test_pictures_that_do_not_fit_on_the_disk_leave_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        library.add("", "a", "cat", [png_of()])
+    assert files_in(library.root) == set()
+
+
+class Noted:
+    """What stands for a child process: keeps the subjects in the order in which they are learned."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, stumbles: int = 0) -> None:
+        self.names: list[str] = []
+        self._stumbles = stumbles
+        monkeypatch.setattr(Learner, "_learn", lambda learner, shelf: self._learn(shelf))
+        learner = Learner(root, Teaching())
+        end = time.monotonic() + PATIENCE_S
+        while records.waiting(root) and time.monotonic() < end:
+            time.sleep(0.01)
+        learner.close()
+
+    def _learn(self, shelf: records.Shelf) -> None:
+        if self._stumbles:
+            self._stumbles -= 1
+            raise OSError("no more processes")
+        record = records.read_record(shelf)
+        assert record is not None
+        self.names.append(record.name)
+        shelf.write(replace(record, error="learned"))
+
+
+def test_owners_are_learned_in_turn(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name in (("ann", "a1"), ("ann", "a2"), ("ann", "a3"), ("bob", "b1"), ("bob", "b2")):
+        library.add(owner, name, "cat", [png_of()])
+    assert Noted(library.root, monkeypatch).names == ["a1", "b1", "a2", "b2", "a3"]
+
+
+def test_the_queue_goes_on_after_it_stumbled(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.subjects.learner.PAUSE_S", 0.01)
+    library.add("", "a", "cat", [png_of()])
+    assert Noted(library.root, monkeypatch, stumbles=2).names == ["a"]
 
 
 def test_the_oldest_waits_first_and_what_is_no_record_is_no_subject(library: Library) -> None:
@@ -248,8 +298,13 @@ def test_a_child_learns_and_goes_on_after_a_kill_and_removal_stops_it(
     shelf = shelf_of(served, "long")
     assert served.show("", "next").state == "waiting"
     killed = json.loads(shelf.progress.read_text())["pid"]
+    os.kill(killed, signal.SIGINT)  # Ctrl-C is the parent's
+    end, share = time.monotonic() + PATIENCE_S, served.show("", "long").progress
+    while served.show("", "long").progress == share:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert learner_of(shelf) == killed
     os.kill(killed, signal.SIGKILL)
-    end = time.monotonic() + PATIENCE_S
     while learner_of(shelf) in (None, killed):  # until another process takes it up
         assert time.monotonic() < end
         time.sleep(0.05)

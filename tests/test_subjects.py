@@ -54,6 +54,24 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert torch.equal(read[:, :, :8], -torch.ones(3, 16, 8))
 
 
+def tiff(*entries: bytes) -> bytes:
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+
+
+TURNED = struct.pack("<HHII", 0x0112, 3, 1, 6)
+ODD = struct.pack("<HHI4s", 0x011A, 2, 4, b"72\0\0")  # a resolution that is text
+
+
+@pytest.mark.parametrize(("exif", "turned"), [(tiff(TURNED, ODD), True), (tiff(ODD), False), (b"Exif\0\0II*", False)])
+def test_odd_exif_data_are_no_reason_to_refuse_a_picture(exif: bytes, turned: bool, tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), "black")
+    image.paste((255, 255, 255), (0, 0, 16, 8))  # white above
+    image.save(tmp_path / "odd.jpg", exif=exif, quality=100)
+    (read,) = read_pictures(tmp_path / "odd.jpg", 16)
+    above, right = read[:, :8].mean(), read[:, :, 8:].mean()
+    assert (right if turned else above) > 0.9
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_is_white(mode: str, tmp_path: Path) -> None:
     if mode == "P":

@@ -58,7 +58,7 @@ class Easel:
         self._end, self._measure = end, measure
         self._drawings: list[Drawing] = []
         self._shared = SharedText()
-        self._lessons: list[tuple[Plan, Generator[None, None, Adapter]]] = []
+        self._lessons: list[tuple[Plan, Generator[None, None, Adapter]]] = []  # the engine brings one at a time
         self.rate = Rate()
 
     @property
@@ -70,6 +70,10 @@ class Easel:
     def places(self) -> int:
         """How many more pictures it can take."""
         return self._most - len(self._drawings) - len(self._lessons)
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether a request can be taken up beside what is there: one is refined at a time, and takes one place."""
+        return not (entry.request.refine and self._lessons)
 
     @property
     def resident(self) -> int:

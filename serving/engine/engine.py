@@ -156,7 +156,7 @@ class BatchEngine:
         self._sweep()
         while self._easel.places:
             with self._changed:
-                first = self._line.pop()
+                first = self._line.pop(self._easel.fits)
             if first is None:
                 break
             self._easel.take(first)

@@ -29,19 +29,21 @@ class Line:
         queue.append(entry)
         return self._ahead(entry.request.priority, entry.request.owner)
 
-    def pop(self) -> Entry | None:
-        """Take the next request, or None."""
-        if not self._turns:
-            return None
-        priority = max(self._turns)
-        turns = self._turns[priority]
-        owner, queue = next(iter(turns.items()))
-        entry = queue.popleft()
-        if queue:
-            turns.move_to_end(owner)
-        else:
-            self._forget(priority, owner)
-        return entry
+    def pop(self, fits: Callable[[Entry], bool] = lambda entry: True) -> Entry | None:
+        """Take the next request that fits, or None; the others keep their places."""
+        for priority in sorted(self._turns, reverse=True):
+            turns = self._turns[priority]
+            for owner, queue in turns.items():
+                entry = next(filter(fits, queue), None)
+                if entry is None:
+                    continue
+                queue.remove(entry)
+                if queue:
+                    turns.move_to_end(owner)
+                else:
+                    self._forget(priority, owner)
+                return entry
+        return None
 
     def take(self, unwanted: Callable[[Entry], bool]) -> list[Entry]:
         """Take out all requests for which this is true."""

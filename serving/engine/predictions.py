@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,11 +60,13 @@ class Forecast:
         key: of the hypernetwork and the prompt.
         adapter: on the base's device; None where the network abstains.
         reliability: 0 to 1.
+        seconds: that it took; told for it ever after, so that nobody learns by the time what others have asked.
     """
 
     key: str
     adapter: Adapter | None
     reliability: float
+    seconds: float
 
 
 class Predictions:
@@ -132,16 +135,18 @@ class Predictions:
 
     @torch.no_grad()
     def _predict(self, key: str, prompt: str, class_word: str) -> Forecast:
+        started = time.monotonic()
         factors, reliabilities = self.network.read(encode_clean(self._base, [prompt], [class_word]))
         reliability = float(reliabilities[0])
         if not reliability >= ABSTAIN:  # also where it is not a number
-            return Forecast(key, None, reliability if math.isfinite(reliability) else 0.0)
+            known = reliability if math.isfinite(reliability) else 0.0
+            return Forecast(key, None, known, time.monotonic() - started)
         down, up = (
             {site: rows[0].to(self._base.device, copy=True) for site, rows in side.items()}
             for side in (factors.down, factors.up)
         )
         adapter = Adapter(factors.spec, down, up, metadata=strength_note(self.network.subject_scale))
-        return Forecast(key, adapter, reliability)
+        return Forecast(key, adapter, reliability, time.monotonic() - started)
 
 
 def is_aligned(subject: Adapter) -> bool:

@@ -121,8 +121,8 @@ class Preparation:
             plan.subject = self._library.adapter(request.owner, request.subject, record)
             plan.subject.check(self._base.fingerprint, self._base.sites())
         if stored is None:
-            with _timed(plan.seconds, "predict"):
-                self._predict(plan, record)
+            self._predict(plan, record)
+            plan.seconds["predict"] = 0.0 if plan.forecast is None else plan.forecast.seconds
         return plan
 
     def refinement(self, plan: Plan) -> Generator[None, None, Adapter] | None:

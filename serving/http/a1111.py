@@ -35,6 +35,14 @@ Count = Annotated[int, Field(ge=1, le=64)]
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 
 
+class Override(BaseModel):
+    """Of A1111's settings the one that a picture can have of its own."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    sd_model_checkpoint: str | None = Field(None, max_length=64)
+
+
 class TextToImage(BaseModel):
     """A subject is named as `<lora:NAME:SCALE>` in the prompt, or as sd_model_checkpoint in override_settings.
 
@@ -54,7 +62,7 @@ class TextToImage(BaseModel):
     n_iter: Count = 1
     sampler_name: str | None = Field(None, max_length=64)
     sampler_index: str | None = Field(None, max_length=64)
-    override_settings: dict[str, Any] | None = None
+    override_settings: Override | None = None
     enable_hr: Literal[False] = False
     restore_faces: Literal[False] | None = None
     tiling: Literal[False] | None = None
@@ -198,7 +206,7 @@ def _requests(body: TextToImage, service: Service, owner: str) -> list[PictureRe
     count = body.batch_size * body.n_iter
     check_limits(service, count, body.steps)
     seed = secrets.randbelow(2**31) if body.seed == -1 else body.seed
-    if seed > MOST_SEED - count:
+    if seed > MOST_SEED - (count - 1):
         raise InputError(f"seed is {seed}, and leaves no room for {count} pictures: choose a smaller one")
     subject, scale, prompt = _subject(body, service)
     return [
@@ -225,14 +233,16 @@ def _subject(body: TextToImage, service: Service) -> tuple[str | None, float, st
     if len(tags) > 1:
         raise InputError("the prompt names several <lora:…>: one subject can be drawn at a time")
     prompt = " ".join(SUBJECT_TAG.sub(" ", body.prompt).split())
+    if "<lora:" in prompt:
+        raise InputError("the prompt has a <lora:…> that names no subject: write it as <lora:NAME:SCALE>")
     if tags:
         name, scale = tags[0]
         try:
             return name, float(scale or 1), prompt
         except ValueError:
             raise InputError(f"the scale of {name} is {scale!r}, and must be a number such as 0.8") from None
-    model = (body.override_settings or {}).get("sd_model_checkpoint")
-    return (None if model in (None, "", service.settings.base) else str(model)), 1.0, prompt
+    model = None if body.override_settings is None else body.override_settings.sd_model_checkpoint
+    return (None if model in ("", service.settings.base) else model), 1.0, prompt
 
 
 def _scheduler(name: str | None) -> Scheduler:

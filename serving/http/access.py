@@ -44,6 +44,7 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]  # answers are whole
         asked = Headers(scope=scope)
         given, announced = asked.get("x-request-id", ""), {"content-length", "transfer-encoding"} & set(asked)
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

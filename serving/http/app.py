@@ -54,7 +54,7 @@ def create_app(engine: Engine, settings: HttpSettings) -> FastAPI:
     app.include_router(health.router)
     app.mount("/page", StaticFiles(directory=PAGE))
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 

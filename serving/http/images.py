@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from palp.errors import InputError
@@ -30,14 +30,21 @@ USAGE = {"input_tokens": 0, "input_tokens_details": NO_TOKENS, "output_tokens": 
 
 ADAPTER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
+NULLABLE = ("n", "size", "response_format", "output_format", "quality", "background", "stream", "partial_images")
+
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
 Scale = Annotated[float, Field(ge=-4, le=4)]
 
 
-class ImageRequest(BaseModel):
-    """Pictures to draw. The fields up to `user` are OpenAI's, the others are extensions."""
+def _nullable(schema: dict[str, Any]) -> None:
+    for name in NULLABLE:
+        schema["properties"][name] = {"anyOf": [schema["properties"][name], {"type": "null"}]}
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+class ImageRequest(BaseModel):
+    """Pictures to draw. The fields up to `user` are OpenAI's, and null is their default; the others are extensions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_nullable)
 
     prompt: str = Field(min_length=1, max_length=4000, description="With [V] where the subject is to appear.")
     model: str | None = Field(None, max_length=64, description="The base, or the name of a subject.")
@@ -64,6 +71,13 @@ class ImageRequest(BaseModel):
     refine: int = Field(0, ge=0, le=1000, description="PALP steps on the predicted adapter before drawing.")
     priority: int = Field(0, ge=-10, le=10, description="Higher goes first.")
     progress: bool = Field(False, description="In a stream, events for the place in the queue and for each step too.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None or name not in NULLABLE}
 
 
 class PictureDetails(BaseModel):
@@ -139,7 +153,7 @@ def check_limits(service: Service, count: int, steps: int, refine: int = 0, prio
 def _requests(body: ImageRequest, service: Service, owner: str) -> list[PictureRequest]:
     check_limits(service, body.n, body.steps, body.refine, body.priority)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    if seed > MOST_SEED - body.n:
+    if seed > MOST_SEED - (body.n - 1):
         raise InputError(f"seed is {seed}, and leaves no room for {body.n} pictures: choose a smaller one")
     subject = _subject(body, service, owner)
     return [

@@ -8,7 +8,6 @@ A key is 256 random bits, so a plain hash of it tells nothing, and no salt is ne
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -95,6 +94,6 @@ def _key(authorization: str) -> bytes | None:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value, validate=True).partition(b":")[2]
-        except binascii.Error:
+        except ValueError:  # also of characters that are not ASCII
             return None
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from palp.errors import PalpError
+from palp.errors import InputError, PalpError
 
 __all__ = ["LimitError", "Places"]
 
@@ -25,7 +25,16 @@ class Places:
         self._taken: Counter[str] = Counter()
 
     def take(self, owner: str, count: int = 1) -> None:
-        """Raises LimitError when there are not so many left; then none is taken."""
+        """Take places, or none.
+
+        Raises:
+            InputError: there never are so many.
+            LimitError: there are not so many left.
+        """
+        if count > self._most:
+            raise InputError(
+                f"{count} {self._what} are asked for, and you may have {self._most} at once: ask for fewer"
+            )
         if self._taken[owner] + count > self._most:
             raise LimitError(self._what, self._most, self._retry_after_s)
         self._taken[owner] += count

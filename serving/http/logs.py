@@ -24,10 +24,10 @@ class _JsonLines(logging.Formatter):
 
 
 def configure_logs() -> None:
-    """Everything of this server, and warnings of the HTTP library, to standard error."""
+    """Everything of this server, and warnings of the engine and the HTTP library, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name, level in (("palp.http", logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in (("palp.http", logging.INFO), ("serving", logging.WARNING), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

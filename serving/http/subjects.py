@@ -151,7 +151,7 @@ async def _add(request: Request, service: Service, owner: str) -> SubjectView:
             raise
         text = f"there are more than {settings.max_files} pictures: choose the best"
         raise Refusal(400, "too_many_pictures", text, "images") from error
-    except FormParserError as error:
+    except (FormParserError, UnicodeError) as error:
         raise Refusal(400, "invalid_form", f"the form cannot be read: {error}") from error
     if name == settings.base:
         raise InputError(f"the name {name!r} is the base's: choose another")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,10 +21,11 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2  # a process that dies twice over a subject would die again
 STOP_S = 5.0  # patience with a process that was asked to end
+PAUSE_S = 10.0  # before another try, where no process could be started
 
 
 class Learner:
-    """Learns what waits under a root, oldest first, on a thread that starts child processes.
+    """Learns what waits under a root on a thread that starts child processes: owners in turn, of each the oldest first.
 
     The queue is the disk's: what a server left when it was killed goes on when the next one starts.
 
@@ -38,6 +41,7 @@ class Learner:
         self._asked, self._closing = True, False
         self._current: tuple[Path, BaseProcess] | None = None
         self._deaths: Counter[Path] = Counter()
+        self._turns: dict[Path, int] = {}  # when each owner was last served
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
         self._thread.start()
 
@@ -71,15 +75,24 @@ class Learner:
                     return
                 self._asked = False
             try:
-                for shelf in waiting(self._root)[:1]:
-                    self._learn(shelf)
+                if found := waiting(self._root):
+                    self._learn(self._next(found))
                     self.wake()
             except Exception:
                 logger.exception("the queue of subjects stumbled")
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, PAUSE_S)
+                    self._asked = True
+
+    def _next(self, found: Sequence[Shelf]) -> Shelf:
+        """Of the owner who was served longest ago, or never."""
+        shelf = min(found, key=lambda one: self._turns.get(one.folder.parent, 0))
+        self._turns[shelf.folder.parent] = max(self._turns.values(), default=0) + 1
+        return shelf
 
     def _learn(self, shelf: Shelf) -> None:
         arguments = (self._root, shelf.folder, self._teaching)
-        process = self._context.Process(target=teach, args=arguments, name="learn-subject", daemon=True)
+        process = self._context.Process(target=_teach, args=arguments, name="learn-subject", daemon=True)
         with self._changed:
             if self._closing:
                 return
@@ -110,3 +123,9 @@ class Learner:
             stop()
             if self._changed.wait_for(lambda: self._current is None or self._current[1] is not process, STOP_S):
                 return
+
+
+def _teach(root: Path, folder: Path, teaching: Teaching) -> None:
+    """As `teach`, deaf to Ctrl-C, which a terminal sends to all its processes: the parent ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    teach(root, folder, teaching)

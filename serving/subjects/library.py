@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palp.adapter import Adapter
-from palp.errors import AdapterFileError, InputError, PictureError
+from palp.errors import AdapterFileError, InputError, OutputError, PictureError
 from palp.subjects import read_pictures
 from serving.contract import SubjectInfo
 from serving.errors import SubjectExistsError, SubjectNotReadyError, UnknownSubjectError
@@ -70,6 +70,8 @@ class Library:
             record = Record(name, word, time.time(), len(pictures))
             made.write(record)
             shelf = records.place(self.root, owner, name, made.folder)
+        except OSError as error:
+            raise OutputError(f"the pictures cannot be kept ({error.strerror}): free some space on the disk") from error
         finally:
             shutil.rmtree(made.folder, ignore_errors=True)
         if self._learner is not None:

@@ -3,7 +3,7 @@
     ROOT/<hash of the owner>/<hash of owner and name>/
         record.json             name, class word, and what came of the learning
         uploads/001.png         pictures as they came, until they are learned
-        progress.json           while it is being learned: how far, and by which process
+        progress.json           while it is being learned: how far, and by which process, which holds the root's lock
         run/                    the run folder of the learning: checkpoint, cut pictures, adapter.safetensors
 
 Names and owners never become paths. A folder without a record is no subject: it is being made, or being removed.
@@ -46,6 +46,7 @@ __all__ = [
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CLASS_WORD = re.compile(r"[^\W_][\w '-]{0,63}")
 PASSING = ".tmp-"  # how a folder begins that is being made or removed
+LOCK = "learning.lock"  # held by whoever learns, see `learning_lock`
 
 
 def data_folder() -> Path:
@@ -179,7 +180,7 @@ def info(shelf: Shelf, record: Record) -> SubjectInfo:
         return SubjectInfo(record.name, record.class_word, "failed", 0.0, *common, record.error)
     progress = _json(shelf.progress)
     share = float(progress.get("share", 0.0))
-    state: SubjectState = "learning" if _alive(progress.get("pid")) else "waiting"
+    state: SubjectState = "learning" if _alive(progress.get("pid")) and _locked(shelf) else "waiting"
     return SubjectInfo(record.name, record.class_word, state, share, *common)
 
 
@@ -267,6 +268,20 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _locked(shelf: Shelf) -> bool:
+    """Whether a process learns under this root: after a restart, the number of one that did may be another's."""
+    import fcntl  # not everywhere
+
+    try:
+        with (shelf.folder.parents[1] / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _alive(pid: object) -> bool:
