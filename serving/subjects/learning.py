@@ -23,7 +23,7 @@ from palp.recipes import recipe
 from palp.subjects import Subject, read_pictures
 from palp.train import joint_job
 from serving.errors import UnknownSubjectError
-from serving.subjects.records import Record, Shelf, read_record
+from serving.subjects.records import LOCK, Record, Shelf, read_record
 
 __all__ = ["Teaching", "kept", "learn_subject", "learning_lock", "teach"]
 
@@ -61,7 +61,7 @@ def learning_lock(root: Path) -> Iterator[None]:
     import fcntl  # not everywhere
 
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "learning.lock").open("w") as file:
+    with (root / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
