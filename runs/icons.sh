@@ -16,7 +16,7 @@ tiny)
     plan=configs/corpus-icons-tiny.yaml out=runs/icons-tiny
     train=(--steps 6 --samples-every 0 --set warm=2 --set tune=2 --set warmup=1 --set prompts=2 --set validate_every=3 --set validation_prompts=2
         --set width=32 --set basis=4)
-    evaluate=(--prompts 2 --subjects 1 --seeds 2 --steps 4 --refine 2 --multi-steps 4)
+    evaluate=(--prompts 2 --subjects 1 --seeds 2 --steps 2 --refine 2 --multi-steps 4)
     ;;
 *)
     echo "runs/icons.sh: got '$size', expected nothing or 'tiny'" >&2
