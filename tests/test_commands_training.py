@@ -146,6 +146,13 @@ def test_options_and_set_reach_the_settings(base: tuple[object, ...], cat: Path,
     assert {name: settings[name] for name in expected} == expected
 
 
+def test_set_stands_where_the_option_of_that_name_was_not_given(base: tuple[object, ...], cat: Path) -> None:
+    out, settings = cat.parent / "set", ("--set", "rank=3", "--set", "steps=9", "--set", "clip=null", "--steps", 1)
+    succeeds(PALP_HYPER, "train-subject", cat.parent / "pictures", "--class", "cat", "--out", out, *settings, *base)
+    found = json.loads((out / "settings.json").read_text())["settings"]
+    assert (found["rank"], found["steps"], found["clip"]) == (3, 1, None)
+
+
 def test_inspect_tells_what_is_in_a_file(cat: Path) -> None:
     file = cat / "adapter.safetensors"
     description = json.loads(succeeds(PALP_HYPER, "inspect", file, "--json"))

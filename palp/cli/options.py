@@ -28,6 +28,7 @@ __all__ = [
     "Set",
     "Steps",
     "Tensorboard",
+    "given",
     "parse_settings",
     "print_json",
 ]
@@ -66,8 +67,13 @@ def print_json(result: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(result, ensure_ascii=False))
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave, by name."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs as a mapping; values are read as YAML: 5, 1e-4, true, cosine."""
+    """NAME=VALUE pairs as a mapping; values are read as YAML: 5, 1e-4, true, cosine, null."""
     import yaml
 
     values: dict[str, Any] = {}
