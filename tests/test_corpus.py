@@ -259,17 +259,33 @@ def test_others_are_refused(copy: CorpusFolder, whole: CorpusFolder, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("colour: red", "'colour', which is no setting"),
+        ("colour: red", "no setting 'colour'"),
         ("prompts: 3", "where names and values of PromptPlan"),
         ("slots: 0", "slots is 0"),
         ("twin_seed: 0", "twins need another seed"),
         ("subjects: [{name: a/b, source: x}]", "use letters, digits"),
+        ("subjects: [{name: 1, source: x}]", "name is 1, and must be of type str"),
+        ("subjects: [{name: a}]", "source"),
+        ("subjects:", "give a list of them"),
+        ("recipe: 3", "recipe is 3"),
+        ("prompts: {train: '12'}", "train is '12', and must be of type int"),
+        ("prompts: {longer: -1}", "longer is -1"),
+        ("exams: {every: 0}", "every is 0"),
+        ("gate: {max_norm: .nan}", "max_norm is nan"),
+        ("shard_size: 1.5", "shard_size is 1.5, and must be of type int"),
+        ("twins: -1", "twins is -1"),
+        ("seed: -1", "seed is -1"),
     ],
 )
 def test_plans_that_cannot_be_are_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_plan(tmp_path / "plan.yaml")
+
+
+def test_numbers_that_are_text_in_yaml_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("gate: {min_gain: 1e-2, max_norm: 1}")
+    assert read_plan(tmp_path / "plan.yaml").gate == Gate(0.01, 1.0)
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/corpus-*.yaml")), ids=lambda p: p.stem)
