@@ -21,7 +21,7 @@ from palp.runs import RunFolder
 from palp.subjects import SUFFIXES, Subject, read_pictures
 from palp.train import joint_job
 
-__all__ = ["adapter_file", "cache_folder", "learned_file", "learned_subject", "load_adapter", "read_subject"]
+__all__ = ["adapter_file", "cache_folder", "learned_file", "learned_subject", "load_adapter", "named_v", "read_subject"]
 
 
 def adapter_file(source: Path) -> Path | None:
@@ -53,6 +53,11 @@ def load_adapter(base: Base, source: Path) -> Adapter:
     adapter = Adapter.load(file)
     adapter.check(base.fingerprint, base.sites())
     return adapter
+
+
+def named_v(adapter: Adapter) -> Adapter:
+    """A subject's adapter whose one word is [V], whatever it was learned as."""
+    return replace(adapter, placeholders=dict(zip(["[V]"], adapter.placeholders.values(), strict=True)))
 
 
 def read_subject(base: Base, source: Path, class_word: str | None = None, artwork: bool = False) -> Subject:

@@ -113,6 +113,16 @@ def test_residual_adapters_hold_the_prompt_and_no_words(base: tuple[object, ...]
     assert "samples/000002.png" in files_in(out)
 
 
+def test_a_subject_learned_by_another_word_is_v_in_the_residual_form(
+    base: tuple[object, ...], cat: Path, tmp_path: Path
+) -> None:
+    pictures = cat.parent / "pictures"
+    learn = ("train-subject", pictures, "--class", "cat", "--placeholder", "V1", "--steps", 1, *base)
+    succeeds(PALP_HYPER, *learn, "--out", tmp_path / "one")
+    command = ("personalize", "--subject", tmp_path / "one", "--prompt", PROMPT, "--mode", "residual", "--steps", 1)
+    succeeds(PALP_HYPER, *command, *base, "--out", tmp_path / "prompt")
+
+
 def test_several_subjects_and_an_artwork_get_numbered_words(
     base: tuple[object, ...], cat: Path, tmp_path: Path
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,18 @@ import torch
 
 from palp.atomic import write_json
 from palp.corpus import Corpus, open_corpus
+from palp.corpus.build import build_part
 from palp.corpus.folder import CorpusFolder, Part, only_one
 from palp.corpus.manifest import problems
 from palp.corpus.merge import merge
-from palp.corpus.plan import Gate, read_plan
+from palp.corpus.plan import ExamPlan, Gate, SubjectPlan, read_plan
 from palp.corpus.shards import Shard, write_shard
 from palp.corpus.stats import sheet, stats
 from palp.errors import CorpusError, InputError
 from palp.guidance import RESIDUAL
 from tests.commands import PALP_HYPER, refuses, succeeds
-from tests.corpus_building import build, corpus_files, samples
+from tests.corpus_building import build, corpus_files, plan_in, quiet, samples
+from tests.tiny import tiny_base
 from tests.training import tensors_of
 
 MERGED: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
@@ -149,6 +153,27 @@ def test_parts_in_one_folder_need_no_merge(whole: CorpusFolder, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"subjects": (SubjectPlan("cat", "caat", "cat"),)}, "caat"),
+        ({"exams": ExamPlan(every=3, batch=2)}, "rounds of 3 steps"),
+        ({"subject_recipe": {"rank": 0}}, "rank is 0"),
+        ({"subjects": ()}, "give subjects"),
+        ({"shard_size": 6}, "there are 1 shards"),
+        ({"prompts": "a sketch of [V] and [V2]"}, "[V2]"),
+    ],
+)
+def test_a_plan_that_cannot_be_built_locks_no_folder(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "in")
+    if text := change.get("prompts"):
+        (tmp_path / "in" / "prompts.jsonl").write_text(json.dumps({"text": text}))
+        change = {"shard_size": 1, "twins": 1}
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        build_part(tiny_base("sd1"), replace(plan, **change), tmp_path / "out", Part(0, 2), quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("gate", "reason"),
     [(Gate(min_gain=2.0, max_norm=100.0), "gain "), (Gate(min_gain=-100.0, max_norm=1e-9), "norm ")],
 )
@@ -161,6 +186,8 @@ def test_the_gate_rejects_and_keeps_aside(gate: Gate, reason: str, whole: Corpus
     assert list(problems(folder)) == []
     with pytest.raises(CorpusError, match="all were rejected"):
         _ = corpus.spec
+    with pytest.raises(CorpusError, match="no picture to show"):
+        sheet(corpus, 4)
 
 
 def rewrite(folder: CorpusFolder, number: int, change: Any) -> None:
