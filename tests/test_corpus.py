@@ -28,7 +28,7 @@ from palp.corpus.shards import Shard, write_shard
 from palp.corpus.stats import sheet, stats
 from palp.errors import CorpusError, InputError
 from palp.guidance import RESIDUAL
-from tests.commands import PALP_HYPER, refuses, succeeds
+from tests.commands import PALP_HYPER, invoke, refuses, succeeds
 from tests.corpus_building import build, corpus_files, plan_in, quiet, samples
 from tests.tiny import tiny_base
 from tests.training import tensors_of
@@ -249,6 +249,17 @@ def test_a_manifest_or_a_record_of_something_else_is_found(copy: CorpusFolder) -
     no_preview, other_prompt = problems(copy)
     assert f"{shard.keys[0]} in {copy.shard(0)} has no preview" in no_preview
     assert f"{shard.keys[1]} in {copy.shard(0)} is of the prompt 'another'" in other_prompt
+
+
+def test_verify_goes_over_all_whatever_the_manifest_says(copy: CorpusFolder) -> None:
+    first, second = copy.shard(0).read_bytes(), copy.shard(1).read_bytes()
+    copy.shard(0).write_bytes(second)
+    copy.shard(1).write_bytes(first)
+    told = invoke(PALP_HYPER, "corpus", "verify", copy.path).stderr
+    assert told.count("is not the file that the manifest names") == 2
+    copy.manifest.write_text("{}")
+    assert "manifest.json is damaged" in invoke(PALP_HYPER, "corpus", "verify", copy.path).stderr
+    assert "run `corpus verify`" in refuses(PALP_HYPER, "corpus", "stats", copy.path)
 
 
 def test_stats_and_sheet(whole: CorpusFolder, tmp_path: Path) -> None:
