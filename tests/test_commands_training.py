@@ -14,8 +14,9 @@ from PIL import Image
 
 import palp.learn
 from palp.adapter import Adapter
-from palp.errors import PalpError
+from palp.errors import InputError, OutputError, PalpError
 from palp.guidance import RESIDUAL
+from palp.logs import open_logs
 from palp.train import Step, Trainer
 from tests.commands import PALP_HYPER, files_in, invoke, refuses, succeeds, write_pictures
 from tests.tiny import tiny_base, tiny_pipeline
@@ -163,6 +164,29 @@ def test_set_stands_where_the_option_of_that_name_was_not_given(base: tuple[obje
     assert (found["rank"], found["steps"], found["clip"]) == (3, 1, None)
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("pretrain-base", "--device", "foo"), "got device 'foo'"),
+        (("evaluate-base", "--out", "sheet.png"), "give a .json file"),
+        (("evaluate-base", "--out", "."), "give a .json file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(command: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refuses(PALP_HYPER, *command)
+
+
+def test_a_seed_is_of_64_bits(cat: Path) -> None:
+    done = invoke(PALP_HYPER, "train-subject", cat, "--class", "cat", "--out", cat, "--seed", 10**20)
+    assert (done.exit_code, "--seed" in done.stderr) == (2, True)
+
+
+def test_logs_do_not_go_into_a_file(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("mine")
+    with pytest.raises(OutputError, match="logs cannot go to"):
+        open_logs(tmp_path / "logs")
+
+
 def test_inspect_tells_what_is_in_a_file(cat: Path) -> None:
     file = cat / "adapter.safetensors"
     description = json.loads(succeeds(PALP_HYPER, "inspect", file, "--json"))
@@ -276,6 +300,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(
     sentence = refuses(PALP_HYPER, *command, "--steps", 8, "--lr", 1e30, "--set", "clip=1e30")
     assert "was not finite in step" in sentence
     assert "adapter.safetensors" not in files_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("photo.heic", "a kind that is not read"), ("x" * 300, "there is no")])
+def test_other_formats_and_endless_names_are_no_subject(name: str, sentence: str, tmp_path: Path) -> None:
+    from palp.sources import adapter_file
+
+    if len(name) < 100:
+        (tmp_path / name).write_bytes(b"ftypheic")
+    with pytest.raises(InputError, match=sentence):
+        adapter_file(tmp_path / name)
 
 
 def test_an_unfinished_run_is_no_subject(tmp_path: Path, tiny_folder: Path) -> None:
