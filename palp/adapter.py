@@ -7,8 +7,9 @@ y = (W + ΔW) x with ΔW = alpha / rank · B A.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from palp.errors import AdapterMismatchError, InputError
 
-__all__ = ["Adapter", "AdapterSpec", "Site", "check_placeholder"]
+__all__ = ["Adapter", "AdapterSpec", "Site", "check_placeholder", "widest"]
 
 PLACEHOLDER = re.compile(r"\[[A-Za-z0-9_-]{1,64}\]")
 TEXT_ENCODER = re.compile(r"text_encoder(_\d+)?")
@@ -95,6 +96,12 @@ class AdapterSpec:
                     "use adapters of one recipe"
                 )
         _check_sites(set(self.sites), set(other.sites))
+
+
+def widest(adapters: Iterable[Adapter]) -> str:
+    """The type that holds the values of all of them."""
+    dtype = reduce(torch.promote_types, [adapter.spec.torch_dtype for adapter in adapters])
+    return str(dtype).removeprefix("torch.")
 
 
 def _check_sites(needed: set[Site], given: set[Site]) -> None:
@@ -176,7 +183,7 @@ class Adapter:
         _check_sites(set(self.spec.sites), set(other.spec.sites))
         left, right = scale_self * self.spec.scale, scale_other * other.spec.scale
         return Adapter(
-            replace(self.spec, rank=rank, alpha=float(rank)),
+            replace(self.spec, rank=rank, alpha=float(rank), dtype=widest([self, other])),
             {site: torch.cat([down, other.down[site]]) for site, down in self.down.items()},
             {site: torch.cat([left * up, right * other.up[site]], dim=1) for site, up in self.up.items()},
             _union(self.placeholders, other.placeholders),

@@ -22,9 +22,11 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     The path given ends like `path`, since some writers choose the format by the suffix. If the block fails,
     `path` stays as it was and nothing is left over. Missing folders on the way to `path` are made.
 
-    Raises: OutputError when the disk is full, or when the folder may not be written to.
+    Raises: OutputError when the disk is full, when the folder may not be written to, or when `path` is a folder.
     """
     target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}, for a folder is there: give the path of a file")
     temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{target.name}")
     with _one_sentence(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from palp.adapter import Adapter, AdapterSpec
+from palp.adapter import Adapter, AdapterSpec, widest
 from palp.errors import AdapterMismatchError, InputError
 
 __all__ = ["AdapterBank"]
@@ -73,12 +73,12 @@ class AdapterBank(nn.Module):
 
     @classmethod
     def holding(cls, unet: nn.Module, adapters: Sequence[Adapter], spare: int = 0) -> AdapterBank:
-        """A bank of these adapters, in their order, and so many empty slots after them.
+        """A bank of these adapters, in their order, in the widest of their types, and so many empty slots after them.
 
         Raises:
             AdapterMismatchError: their specs differ, or the denoiser lacks one of their sites.
         """
-        bank = cls(unet, adapters[0].spec, len(adapters) + spare)
+        bank = cls(unet, replace(adapters[0].spec, dtype=widest(adapters)), len(adapters) + spare)
         for slot, adapter in enumerate(adapters):
             bank.write(slot, adapter)
         return bank

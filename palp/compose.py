@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from palp.adapter import Adapter, Site
+from palp.adapter import Adapter, Site, widest
 from palp.errors import AdapterFileError, AdapterMismatchError
 
 __all__ = [
@@ -89,14 +89,15 @@ def read_strength(metadata: Mapping[str, str]) -> float:
 
 
 def in_one_frame(adapters: Sequence[Adapter]) -> list[Adapter]:
-    """The same adapters, ΔW for ΔW, with one spec: all sites of all of them, the largest rank.
+    """The same adapters, ΔW for ΔW, with one spec: all sites of all of them, the largest rank, the widest type.
 
     Raises:
         AdapterMismatchError: adapters of several bases.
     """
     sites = _all_sites(adapters)
     rank = max(adapter.spec.rank for adapter in adapters)
-    return [widen(adapter, sites, rank) for adapter in adapters]
+    dtype = widest(adapters)
+    return [_cast(widen(adapter, sites, rank), dtype) for adapter in adapters]
 
 
 def widen(adapter: Adapter, sites: Sequence[Site], rank: int) -> Adapter:
@@ -110,6 +111,12 @@ def widen(adapter: Adapter, sites: Sequence[Site], rank: int) -> Adapter:
         down[site.name] = _padded(a, (rank, site.in_features))
         up[site.name] = _padded(adapter.spec.scale * b, (site.out_features, rank))
     return Adapter(spec, down, up, adapter.placeholders, adapter.metadata)
+
+
+def _cast(adapter: Adapter, dtype: str) -> Adapter:
+    spec = replace(adapter.spec, dtype=dtype)
+    down, up = ({n: t.to(spec.torch_dtype) for n, t in part.items()} for part in (adapter.down, adapter.up))
+    return replace(adapter, spec=spec, down=down, up=up)
 
 
 def _padded(tensor: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -87,7 +87,7 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
 def _learned(base: Base, folder: Path, subject: Subject, prompt: str | None, demo: Demo, bar: Bar) -> Adapter:
     """The subject alone, or aligned with a prompt."""
     form: Form = "subject" if prompt is None else "joint"
-    settings = recipe(base.name, form, {"steps": demo.steps})
+    settings = recipe(base.name, form, {} if demo.steps is None else {"steps": demo.steps})
     job = joint_job(base, [subject], prompt, name=prompt or subject.class_word)
     with bar(f"learning {job.name}") as report:
         run = learn(base, job, settings, folder, [subject], Watch(report))

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from palp.errors import InputError
+from palp.errors import InputError, OutputError
 
 __all__ = ["open_logs"]
 
@@ -16,6 +16,7 @@ def open_logs(folder: Path | None) -> AbstractContextManager[Any]:
 
     Raises:
         InputError: tensorboard is not installed.
+        OutputError: no folder, or one that may not be written to.
     """
     if folder is None:
         return nullcontext()
@@ -23,5 +24,8 @@ def open_logs(folder: Path | None) -> AbstractContextManager[Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("logs for tensorboard need its package: pip install tensorboard") from error
-    writer: AbstractContextManager[Any] = SummaryWriter(str(folder))
+    try:
+        writer: AbstractContextManager[Any] = SummaryWriter(str(folder))
+    except OSError as error:
+        raise OutputError(f"logs cannot go to {folder} ({error.strerror}): give another folder") from error
     return writer

@@ -11,7 +11,7 @@ from palp.base import Base
 from palp.errors import InputError
 from palp.guidance import RESIDUAL
 from palp.learn import Watch
-from palp.sources import learned_subject, read_subject
+from palp.sources import learned_subject, named_v, read_subject
 from palp.subjects import Subject, find_pictures, read_pictures
 from palp.train import Job, joint_job, residual_job
 from palp.words import check_words
@@ -105,8 +105,8 @@ def residual(base: Base, request: Request, watch: Watch | None = None) -> tuple[
     """
     members = []
     for source, noun in zip(request.sources, request.class_words(), strict=True):
-        adapter = learned_subject(base, source, noun, watch)
-        members.append((read_subject(base, source, noun), adapter))
+        subject = replace(read_subject(base, source, noun), placeholder="[V]")
+        members.append((subject, named_v(learned_subject(base, source, noun, watch))))
     job = residual_job(
         base,
         members,

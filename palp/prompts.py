@@ -29,6 +29,7 @@ BOUNDARIES = {  # words that end a noun phrase
     *("for", "from", "to", "near", "beside", "behind", "between", "next", "under", "below", "over", "above"),
     *("around", "through", "against", "is", "are", "was"),
 }
+ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
 SOUNDS_LIKE_A_CONSONANT = re.compile(r"(uni|use|usu|ukul|eu|one\b|once\b)", re.IGNORECASE)
 SOUNDS_LIKE_A_VOWEL = re.compile(r"([aeiou]|hour|honest|heir)", re.IGNORECASE)
 
@@ -152,8 +153,9 @@ def _with_artwork(target: str, known: Mapping[str, Word]) -> tuple[str, str]:
         noun = word.class_word.split()[-1]
         if name not in target:
             return f"{target} inspired by {name} {noun}", target
-        named = rf",?\s*(inspired by|in the style of)\s+{re.escape(name)}(\s+({noun}|painting|drawing))?\b"
-        clean = re.sub(named.removesuffix(r"\b"), "", target, flags=re.IGNORECASE).strip()
+        kinds = "|".join(re.escape(kind) for kind in (word.class_word, noun, "painting", "drawing"))
+        named = rf",?\s*(inspired by|in the style of)\s+{re.escape(name)}(['’]s)?(\s+({kinds})s?)?(?!\w)"
+        clean = re.sub(named, "", target, flags=re.IGNORECASE).strip()
         if name in clean:
             raise InputError(
                 f"the prompt {target!r} names the artwork {name} as if it were a subject: "
@@ -168,10 +170,9 @@ def _with_class_words(prompt: str, nouns: Mapping[str, str]) -> str:
     while found := PLACEHOLDER.search(prompt):
         before, noun = prompt[: found.start()], nouns[found.group()]
         last = before.split()[-1] if before.split() else ""
+        noun = article(noun) if _wants_article(before) else ARTICLE.sub("", noun)
         if last.lower() in ("a", "an"):
             before = f"{before.rstrip().removesuffix(last)}{last[0]}{_a_or_an(noun)[1:]} "
-        elif _wants_article(before):
-            noun = article(noun)
         prompt = before + noun + prompt[found.end() :]
     return prompt
 

@@ -25,10 +25,14 @@ def provenance() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """The checked-out commit, with "+" after it when files differ from it; "unknown" outside a checkout."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    """The checked-out commit, with "+" after it when files differ from it; "unknown" outside a checkout of ours."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        _git(folder, "ls-files", "--error-unmatch", "provenance.py")  # a virtualenv may lie in somebody's repository
+        return _git(folder, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

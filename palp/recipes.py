@@ -30,7 +30,7 @@ SMALL: Mapping[Form, Mapping[str, Any]] = {  # the embedded base: 8 x 8 latents,
 
 
 def recipe(base: str, form: Form, changes: Mapping[str, Any] | None = None) -> TrainSettings:
-    """The settings for a form of training on a base, with changes; None leaves the recipe's value.
+    """The settings for a form of training on a base, with changes.
 
     Args:
         base: its name; "icons" is the embedded one.
@@ -38,10 +38,11 @@ def recipe(base: str, form: Form, changes: Mapping[str, Any] | None = None) -> T
     Raises:
         InputError: a change that is no setting, or a value out of its range.
     """
-    wanted = {name: value for name, value in (changes or {}).items() if value is not None}
+    wanted = dict(changes or {})
     values = {**(SMALL if base == "icons" else PAPER)[form], **wanted}
     if values.get("optimizer") == "prodigy":  # it finds the step size itself, and lr is a factor on it
-        values |= {name: wanted.get(name, 1.0) for name in ("lr", "lr_placeholder")}
+        lr = wanted.get("lr", 1.0)
+        values |= {"lr": lr, "lr_placeholder": wanted.get("lr_placeholder", lr)}
     return TrainSettings.from_mapping(values)
 
 

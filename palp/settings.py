@@ -46,17 +46,20 @@ def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         InputError: a name that is no setting, a value of another type, or out of its range.
     """
     known = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(values.keys() - known.keys()):
+    if unknown := [name for name in values if name not in known]:
         raise InputError(f"there is no setting {unknown[0]!r}: choose from {', '.join(known)}")
     return kind(**{name: _typed(name, value, known[name]) for name, value in values.items()})
 
 
 def _typed(name: str, value: Any, annotation: str) -> Any:
-    """The value if its type is the field's; whole numbers and "1e-4", text in YAML, become floats."""
+    """The value if its type is the field's; whole numbers and "1e-4", text in YAML, become floats.
+
+    Settings within settings are taken as they are: who made them has checked them.
+    """
     if value is None and "None" in annotation:
         return None
-    kinds = {"float": float, "int": int, "bool": bool, "str": str}
-    kind = next(kind for prefix, kind in kinds.items() if annotation.startswith(prefix))
+    kinds = {"float": float, "int": int, "bool": bool, "str": str, "Mapping": dict}
+    kind = next((kind for prefix, kind in kinds.items() if annotation.startswith(prefix)), type(value))
     if type(value) is kind:
         return value
     if kind is float and not isinstance(value, bool):

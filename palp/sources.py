@@ -18,20 +18,21 @@ from palp.errors import InputError
 from palp.learn import Watch, learn, resolved
 from palp.recipes import recipe
 from palp.runs import RunFolder
-from palp.subjects import SUFFIXES, Subject, read_pictures
+from palp.subjects import SUFFIXES, Subject, read_pictures, refuse_other_formats
 from palp.train import joint_job
 
-__all__ = ["adapter_file", "cache_folder", "learned_file", "learned_subject", "load_adapter", "read_subject"]
+__all__ = ["adapter_file", "cache_folder", "learned_file", "learned_subject", "load_adapter", "named_v", "read_subject"]
 
 
 def adapter_file(source: Path) -> Path | None:
     """The adapter that `source` is or, being a run folder, holds; None for pictures, which are yet to be learned.
 
     Raises:
-        InputError: nothing is there, or a run that is not finished.
+        InputError: nothing is there, a run that is not finished, or a picture of a format that is not read.
     """
-    if not os.path.exists(source):  # Path.exists raises at a name too long for a file
+    if not os.path.exists(source):  # unlike Path.exists, False for a name that is too long
         raise InputError(f"there is no {source}: give an adapter file, a run folder or a folder of pictures")
+    refuse_other_formats(source)
     if source.is_file():
         return None if source.suffix.lower() in SUFFIXES else source
     run = RunFolder(source)
@@ -53,6 +54,11 @@ def load_adapter(base: Base, source: Path) -> Adapter:
     adapter = Adapter.load(file)
     adapter.check(base.fingerprint, base.sites())
     return adapter
+
+
+def named_v(adapter: Adapter) -> Adapter:
+    """A subject's adapter whose one word is [V], whatever it was learned as."""
+    return replace(adapter, placeholders=dict(zip(["[V]"], adapter.placeholders.values(), strict=True)))
 
 
 def read_subject(base: Base, source: Path, class_word: str | None = None, artwork: bool = False) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["Subject", "encode_pictures", "find_pictures", "read_pictures"]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jfif", ".gif", ".bmp", ".tif", ".tiff")  # pictures that are not read
 MAX_PIXELS = 50_000_000
 SMALLEST_SHARE = 4  # a picture may be enlarged this many times, not more
 BATCH = 4  # pictures in one call of the autoencoder
@@ -83,7 +85,7 @@ def find_pictures(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     """
     found: list[Path] = []
     for path in [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]:
-        if not path.exists():
+        if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
             raise PictureError(f"there is no picture or folder {path}: check the path")
         found += _in_folder(path) if path.is_dir() else [path]
     if not found:
@@ -99,8 +101,17 @@ def encode_pictures(base: Base, subject: Subject, flip: bool = False) -> Float[T
     return torch.cat([base.encode_images(part) for part in pictures.split(BATCH)])
 
 
+def refuse_other_formats(path: Path) -> None:
+    """Raise PictureError for a picture of a format that is not read."""
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        raise PictureError(f"{path} is a picture of a kind that is not read: make it a png, jpg or webp file")
+
+
 def _in_folder(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    for path in files:
+        refuse_other_formats(path)
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not found:
         raise PictureError(f"there is no picture in {folder}: put png, jpg or webp files there")
     return found

@@ -20,6 +20,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize("path", [".", "..", "/"])
+def test_a_folder_is_no_file_to_write(path: str) -> None:
+    with pytest.raises(OutputError, match="a folder is there"):
+        write_json(path, {})
+
+
 def test_the_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "a.txt"
     with atomic_write(target) as temporary:

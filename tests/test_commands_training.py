@@ -14,8 +14,9 @@ from PIL import Image
 
 import palp.learn
 from palp.adapter import Adapter
-from palp.errors import PalpError
+from palp.errors import InputError, OutputError, PalpError
 from palp.guidance import RESIDUAL
+from palp.logs import open_logs
 from palp.train import Step, Trainer
 from tests.commands import PALP_HYPER, files_in, invoke, refuses, succeeds, write_pictures
 from tests.tiny import tiny_base, tiny_pipeline
@@ -113,6 +114,16 @@ def test_residual_adapters_hold_the_prompt_and_no_words(base: tuple[object, ...]
     assert "samples/000002.png" in files_in(out)
 
 
+def test_a_subject_learned_by_another_word_is_v_in_the_residual_form(
+    base: tuple[object, ...], cat: Path, tmp_path: Path
+) -> None:
+    pictures = cat.parent / "pictures"
+    learn = ("train-subject", pictures, "--class", "cat", "--placeholder", "V1", "--steps", 1, *base)
+    succeeds(PALP_HYPER, *learn, "--out", tmp_path / "one")
+    command = ("personalize", "--subject", tmp_path / "one", "--prompt", PROMPT, "--mode", "residual", "--steps", 1)
+    succeeds(PALP_HYPER, *command, *base, "--out", tmp_path / "prompt")
+
+
 def test_several_subjects_and_an_artwork_get_numbered_words(
     base: tuple[object, ...], cat: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +155,36 @@ def test_options_and_set_reach_the_settings(base: tuple[object, ...], cat: Path,
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]
     expected = {"rule": "sds", "alpha": 3.0, "lr": 1e-3, "seed": 7, "min_snr": 5.0}
     assert {name: settings[name] for name in expected} == expected
+
+
+def test_set_stands_where_the_option_of_that_name_was_not_given(base: tuple[object, ...], cat: Path) -> None:
+    out, settings = cat.parent / "set", ("--set", "rank=3", "--set", "steps=9", "--set", "clip=null", "--steps", 1)
+    succeeds(PALP_HYPER, "train-subject", cat.parent / "pictures", "--class", "cat", "--out", out, *settings, *base)
+    found = json.loads((out / "settings.json").read_text())["settings"]
+    assert (found["rank"], found["steps"], found["clip"]) == (3, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("pretrain-base", "--device", "foo"), "got device 'foo'"),
+        (("evaluate-base", "--out", "sheet.png"), "give a .json file"),
+        (("evaluate-base", "--out", "."), "give a .json file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(command: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refuses(PALP_HYPER, *command)
+
+
+def test_a_seed_is_of_64_bits(cat: Path) -> None:
+    done = invoke(PALP_HYPER, "train-subject", cat, "--class", "cat", "--out", cat, "--seed", 10**20)
+    assert (done.exit_code, "--seed" in done.stderr) == (2, True)
+
+
+def test_logs_do_not_go_into_a_file(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("mine")
+    with pytest.raises(OutputError, match="logs cannot go to"):
+        open_logs(tmp_path / "logs")
 
 
 def test_inspect_tells_what_is_in_a_file(cat: Path) -> None:
@@ -259,6 +300,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(
     sentence = refuses(PALP_HYPER, *command, "--steps", 8, "--lr", 1e30, "--set", "clip=1e30")
     assert "was not finite in step" in sentence
     assert "adapter.safetensors" not in files_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("photo.heic", "a kind that is not read"), ("x" * 300, "there is no")])
+def test_other_formats_and_endless_names_are_no_subject(name: str, sentence: str, tmp_path: Path) -> None:
+    from palp.sources import adapter_file
+
+    if len(name) < 100:
+        (tmp_path / name).write_bytes(b"ftypheic")
+    with pytest.raises(InputError, match=sentence):
+        adapter_file(tmp_path / name)
 
 
 def test_an_unfinished_run_is_no_subject(tmp_path: Path, tiny_folder: Path) -> None:

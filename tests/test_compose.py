@@ -41,6 +41,16 @@ def test_one_frame_changes_no_weight_and_gives_one_spec() -> None:
     assert not framed[1].delta_weight("two.to_q").any()
 
 
+def test_a_narrower_neighbour_costs_no_bit() -> None:
+    narrow, wide = random_adapter(replace(BOTH, dtype="bfloat16"), seed=1), random_adapter(BOTH, seed=2)
+    for together in (in_one_frame([narrow, wide]), in_one_frame([wide, narrow])[::-1]):
+        assert [adapter.spec.dtype for adapter in together] == ["float32", "float32"]
+        for framed, before in zip(together, (narrow, wide), strict=True):
+            alone = in_one_frame([before])[0]
+            assert all(torch.equal(framed.up[name], up.float()) for name, up in alone.up.items())
+    assert compose([(narrow, 1.0), (wide, 1.0)]).spec.dtype == "float32"
+
+
 def test_adapters_of_two_bases_are_refused_with_both_named() -> None:
     adapters = [random_adapter(replace(FIRST, base=base), seed=0) for base in ("tiny:0", "tiny:1")]
     with pytest.raises(AdapterMismatchError, match=r"tiny:0.*tiny:1"):

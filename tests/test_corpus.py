@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,18 @@ import torch
 
 from palp.atomic import write_json
 from palp.corpus import Corpus, open_corpus
+from palp.corpus.build import build_part
 from palp.corpus.folder import CorpusFolder, Part, only_one
 from palp.corpus.manifest import problems
 from palp.corpus.merge import merge
-from palp.corpus.plan import Gate, read_plan
+from palp.corpus.plan import ExamPlan, Gate, SubjectPlan, read_plan
 from palp.corpus.shards import Shard, write_shard
 from palp.corpus.stats import sheet, stats
 from palp.errors import CorpusError, InputError
 from palp.guidance import RESIDUAL
-from tests.commands import PALP_HYPER, refuses, succeeds
-from tests.corpus_building import build, corpus_files, samples
+from tests.commands import PALP_HYPER, invoke, refuses, succeeds
+from tests.corpus_building import build, corpus_files, plan_in, quiet, samples
+from tests.tiny import tiny_base
 from tests.training import tensors_of
 
 MERGED: dict[str, Any] = {"rtol": 0, "atol": 2e-4}
@@ -149,6 +153,27 @@ def test_parts_in_one_folder_need_no_merge(whole: CorpusFolder, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"subjects": (SubjectPlan("cat", "caat", "cat"),)}, "caat"),
+        ({"exams": ExamPlan(every=3, batch=2)}, "rounds of 3 steps"),
+        ({"subject_recipe": {"rank": 0}}, "rank is 0"),
+        ({"subjects": ()}, "give subjects"),
+        ({"shard_size": 6}, "there are 1 shards"),
+        ({"prompts": "a sketch of [V] and [V2]"}, "[V2]"),
+    ],
+)
+def test_a_plan_that_cannot_be_built_locks_no_folder(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    plan = plan_in(tmp_path / "in")
+    if text := change.get("prompts"):
+        (tmp_path / "in" / "prompts.jsonl").write_text(json.dumps({"text": text}))
+        change = {"shard_size": 1, "twins": 1}
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        build_part(tiny_base("sd1"), replace(plan, **change), tmp_path / "out", Part(0, 2), quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("gate", "reason"),
     [(Gate(min_gain=2.0, max_norm=100.0), "gain "), (Gate(min_gain=-100.0, max_norm=1e-9), "norm ")],
 )
@@ -161,6 +186,8 @@ def test_the_gate_rejects_and_keeps_aside(gate: Gate, reason: str, whole: Corpus
     assert list(problems(folder)) == []
     with pytest.raises(CorpusError, match="all were rejected"):
         _ = corpus.spec
+    with pytest.raises(CorpusError, match="no picture to show"):
+        sheet(corpus, 4)
 
 
 def rewrite(folder: CorpusFolder, number: int, change: Any) -> None:
@@ -224,6 +251,17 @@ def test_a_manifest_or_a_record_of_something_else_is_found(copy: CorpusFolder) -
     assert f"{shard.keys[1]} in {copy.shard(0)} is of the prompt 'another'" in other_prompt
 
 
+def test_verify_goes_over_all_whatever_the_manifest_says(copy: CorpusFolder) -> None:
+    first, second = copy.shard(0).read_bytes(), copy.shard(1).read_bytes()
+    copy.shard(0).write_bytes(second)
+    copy.shard(1).write_bytes(first)
+    told = invoke(PALP_HYPER, "corpus", "verify", copy.path).stderr
+    assert told.count("is not the file that the manifest names") == 2
+    copy.manifest.write_text("{}")
+    assert "manifest.json is damaged" in invoke(PALP_HYPER, "corpus", "verify", copy.path).stderr
+    assert "run `corpus verify`" in refuses(PALP_HYPER, "corpus", "stats", copy.path)
+
+
 def test_stats_and_sheet(whole: CorpusFolder, tmp_path: Path) -> None:
     values = json.loads(succeeds(PALP_HYPER, "corpus", "stats", whole.path, "--json"))
     assert (values["adapters"], values["twins"], values["rejected"]) == (5, 1, 0)
@@ -259,17 +297,33 @@ def test_others_are_refused(copy: CorpusFolder, whole: CorpusFolder, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("colour: red", "'colour', which is no setting"),
+        ("colour: red", "no setting 'colour'"),
         ("prompts: 3", "where names and values of PromptPlan"),
         ("slots: 0", "slots is 0"),
         ("twin_seed: 0", "twins need another seed"),
         ("subjects: [{name: a/b, source: x}]", "use letters, digits"),
+        ("subjects: [{name: 1, source: x}]", "name is 1, and must be of type str"),
+        ("subjects: [{name: a}]", "source"),
+        ("subjects:", "give a list of them"),
+        ("recipe: 3", "recipe is 3"),
+        ("prompts: {train: '12'}", "train is '12', and must be of type int"),
+        ("prompts: {longer: -1}", "longer is -1"),
+        ("exams: {every: 0}", "every is 0"),
+        ("gate: {max_norm: .nan}", "max_norm is nan"),
+        ("shard_size: 1.5", "shard_size is 1.5, and must be of type int"),
+        ("twins: -1", "twins is -1"),
+        ("seed: -1", "seed is -1"),
     ],
 )
 def test_plans_that_cannot_be_are_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_plan(tmp_path / "plan.yaml")
+
+
+def test_numbers_that_are_text_in_yaml_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("gate: {min_gain: 1e-2, max_norm: 1}")
+    assert read_plan(tmp_path / "plan.yaml").gate == Gate(0.01, 1.0)
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/corpus-*.yaml")), ids=lambda p: p.stem)

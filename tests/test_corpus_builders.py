@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from palp.corpus.executors import Request, run_ray
+from palp.cli.build_corpus import absolute_base
+from palp.corpus.executors import Request, run_processes, run_ray
 from palp.corpus.folder import CorpusFolder, Part
 from palp.corpus.manifest import problems
 from palp.errors import InputError
@@ -96,6 +97,21 @@ def test_parts_that_cannot_be_are_a_sentence(
 def test_a_process_for_each_device_gives_the_same_bytes(order: Order, tmp_path: Path) -> None:
     assert order.build(tmp_path / "out", "--devices", "cpu,cpu") == f"corpus: {tmp_path / 'out'}\n"
     order.check(tmp_path / "out")
+
+
+def test_what_a_process_refuses_is_the_same_sentence_as_here(tmp_path: Path) -> None:
+    request = Request(tmp_path / "none.yaml", tmp_path / "out", Part(), "icons", None, "cpu", "float32", None)
+    with pytest.raises(InputError, match=r"^there is no plan .*none\.yaml"):
+        run_processes([request], lambda: None)
+
+
+def test_other_processes_get_a_base_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("icons", "base"):
+        (tmp_path / name).mkdir()
+    assert [absolute_base(base) for base in ("icons", "base", "owner/name")] == [
+        "icons", str(tmp_path / "base"), "owner/name",
+    ]  # fmt: skip
 
 
 def test_without_ray_it_says_what_to_install(order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,11 @@ def test_own_prompts_are_read(tmp_path: Path) -> None:
     assert [p.text for p in plain] == ["a sketch of [V]", "a photo of [V] at sea"]
     (tmp_path / "p.jsonl").write_text('{"text": "[V] in rain", "cluster": "rain", "split": "word"}\n')
     assert read_prompts(tmp_path / "p.jsonl") == [CorpusPrompt("own-00001", "[V] in rain", {}, "rain", "word")]
+    (tmp_path / "p.jsonl").write_text('\ufeff{"text": "[V] in\u2028rain"}\n')
+    assert [p.text for p in read_prompts(tmp_path / "p.jsonl")] == ["[V] in rain"]
+    (tmp_path / "p.txt").write_bytes(b"a caf\xe9 and [V]")
+    with pytest.raises(InputError, match="not text in UTF-8"):
+        read_prompts(tmp_path / "p.txt")
     for text, sentence in (("a cat", "line 1 must name"), ("[V] and [V]", "must name")):
         (tmp_path / "p.txt").write_text(text)
         with pytest.raises(InputError, match=sentence):
@@ -166,6 +171,8 @@ def test_a_grammar_that_is_too_small_or_wrong_is_refused(tmp_path: Path) -> None
     file.write_text("template: '{style}'\npair: [style, style]\nelements: {style: {words: {photo: a photo of}}}")
     with pytest.raises(InputError, match="must name each of style once"):
         read_grammar(str(file))
-    file.write_text("nonsense")
-    with pytest.raises(InputError, match="is no grammar"):
-        read_grammar(str(file))
+    style = "template: '{style} [V]'\nelements: {style: {words: {photo: a photo of}"
+    for text in ("nonsense", style + ", share: abc}}\npair: [style, style]", style + "}}\npair: [style, style, style]"):
+        file.write_text(text)
+        with pytest.raises(InputError, match="is no grammar"):
+            read_grammar(str(file))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from palp.evaluate.gate import GATE_METHODS, failing, write_gate
+from palp.evaluate.gate import GATE_METHODS, failing, share_of_pairs, write_gate
 from palp.evaluate.methods import Cell
 from palp.evaluate.protocol import (
     GATE_TARGETS,
@@ -106,6 +106,11 @@ def test_pairs_that_fail_are_chosen_on_other_seeds_than_they_are_measured_on(sma
     assert marked[0, seeds // 2 :].all()
     assert not marked[0, : seeds // 2].any()
     assert not marked[1:].any()
+
+
+def test_a_pair_fails_or_not_whatever_the_number_of_its_seeds() -> None:
+    assert share_of_pairs(np.array([False, True, True] * 2), 3) == 1.0
+    assert share_of_pairs(np.array([False, True, False, False]), 2) == 0.5
 
 
 def test_the_gate_writes_every_row_with_its_controls(small: Study, tmp_path: Path) -> None:

@@ -57,12 +57,12 @@ def test_each_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # the try whether it is there
-    assert palp.base.load._device(None) == torch.device("cuda:0")
+    assert palp.base.load.find_device(None) == torch.device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert palp.base.load._device(None) == torch.device("cuda:3")
+    assert palp.base.load.find_device(None) == torch.device("cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # where each process sees only its own
-    assert palp.base.load._device(None) == torch.device("cuda:0")
-    assert palp.base.load._device("cuda:1") == torch.device("cuda:1")
+    assert palp.base.load.find_device(None) == torch.device("cuda:0")
+    assert palp.base.load.find_device("cuda:1") == torch.device("cuda:1")
 
 
 def test_icons_is_the_folder_in_the_package(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,18 @@ def test_a_folder_with_only_pickles_is_refused(part: str, sd1: Path, tmp_path: P
     weights.unlink()
     with pytest.raises(BaseLoadError, match="could not load base"):
         load_base(str(folder), "cpu")
+
+
+def test_weights_of_half_precision_alone_are_taken(sd1: Path, tmp_path: Path) -> None:
+    folder = copy_of(sd1, tmp_path)
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    assert load_base(str(folder), "cpu").fingerprint == load_base(str(sd1), "cpu").fingerprint
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(BaseLoadError, match="check the path"):
+        load_base("sd15.safetensors", "cpu")
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "../escape", "/nowhere", ""])

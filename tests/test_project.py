@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import palp.errors
 from palp.errors import PalpError
+from palp.provenance import _commit
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("palp", "hypernet", "serving")  # each may import itself and those before it
@@ -82,6 +84,20 @@ def test_console_scripts_resolve() -> None:
     for target in project["scripts"].values():
         module, attribute = target.split(":")
         assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_the_commit_of_somebodys_repository_is_not_ours(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "provenance.py").touch()
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    assert _commit(tmp_path) == "unknown"
+    git("add", ".")
+    git("commit", "-m", "tracked")
+    assert len(_commit(tmp_path)) == 12
 
 
 def test_every_error_is_exported_and_in_the_drawn_tree() -> None:

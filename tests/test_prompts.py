@@ -56,6 +56,14 @@ def test_class_words_get_articles_where_the_sentence_has_none(target: str, clean
 
 
 @pytest.mark.parametrize(
+    ("target", "clean"),
+    [("a sketch of a [V]", "a sketch of a cat"), ("the [V]", "the cat"), ("a photo of [V]", "a photo of a cat")],
+)
+def test_an_article_of_the_class_word_is_said_once(target: str, clean: str) -> None:
+    assert make_prompts([W("a cat")], target)["[V]"].clean == clean
+
+
+@pytest.mark.parametrize(
     ("noun", "expected"),
     [
         ("cat", "a cat"),
@@ -87,6 +95,9 @@ def test_several_subjects_share_clean_and_target_prompts() -> None:
         "an oil painting of [V1]",
         "an oil painting of [V1] inspired by [V2] painting",
         "an oil painting of [V1], in the style of [V2]",
+        "an oil painting of [V1] inspired by [V2] paintings",
+        "an oil painting of [V1] inspired by [V2]'s painting",
+        "an oil painting of [V1] inspired by [V2] oil painting",
     ],
 )
 def test_art_inspired(target: str) -> None:
@@ -105,6 +116,11 @@ def test_the_rest_of_an_art_prompt_stays() -> None:
     words = [W("cat", "[V1]"), W("oil painting", "[V2]", artwork=True)]
     made = make_prompts(words, "an oil painting of [V1] inspired by [V2] painting on the moon")
     assert made["[V1]"].clean == "an oil painting of a cat on the moon"
+
+
+def test_a_technique_may_hold_any_sign() -> None:
+    words = [W("cat", "[V1]"), W("pastel (soft", "[V2]", artwork=True)]
+    assert make_prompts(words, "a [V1] inspired by [V2] drawings")["[V1]"].clean == "a cat"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,15 @@ def test_values_and_formats(tmp_path: Path) -> None:
         torch.testing.assert_close(read, expected, rtol=0, atol=tolerance)
 
 
+def test_a_folder_with_pictures_that_are_not_read_is_refused_with_their_name(tmp_path: Path) -> None:
+    grey(20, 20).save(tmp_path / "a.png")
+    (tmp_path / "b.HEIC").write_bytes(b"ftypheic")
+    with pytest.raises(PictureError, match=r"b\.HEIC is a picture of a kind that is not read"):
+        find_pictures(tmp_path)
+    with pytest.raises(PictureError, match="there is no picture or folder"):
+        find_pictures(tmp_path / ("x" * 300))
+
+
 def test_the_square_in_the_middle_is_kept(tmp_path: Path) -> None:
     wide = grey(48, 16)
     wide.paste((255, 255, 255), (16, 0, 32, 16))

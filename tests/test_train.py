@@ -78,6 +78,8 @@ def test_draws_depend_on_seed_and_step_alone(base: Base) -> None:
 
 
 def test_timesteps_and_pictures_are_drawn_evenly(base: Base) -> None:
+    late = Pictures([joint(base, 0)], base.schedule, settings(t_min=0.9999)).draw([0]).t
+    assert set(late.tolist()) == {len(base.schedule) - 1}
     source = Pictures([joint(base, 0)], base.schedule, settings(batch=3000, t_min=0.2, t_max=0.5))
     batch = source.draw([0])
     assert (int(batch.t.min()), int(batch.t.max())) == (200, 499)

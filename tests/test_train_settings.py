@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from palp.errors import InputError
+from palp.recipes import recipe
 from palp.train import TrainSettings
 
 
@@ -54,6 +55,12 @@ def test_numbers_as_yaml_reads_them() -> None:
 def test_refused(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         TrainSettings.from_mapping(values)
+
+
+def test_a_recipe_takes_no_limit_for_a_value_and_words_learn_as_fast_as_pairs_with_prodigy() -> None:
+    how = recipe("icons", "subject", {"optimizer": "prodigy", "lr": 0.5, "clip": None})
+    assert (how.lr, how.lr_placeholder, how.clip) == (0.5, 0.5, None)
+    assert recipe("icons", "subject", {"optimizer": "prodigy"}).lr_placeholder == 1.0
 
 
 def test_learning_rate_schedules() -> None:

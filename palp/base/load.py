@@ -49,7 +49,7 @@ def load_base(
         BaseLoadError: nothing there, a pickle, or a kind of pipeline we do not know.
         InputError: an unknown dtype or device.
     """
-    place = _device(device)
+    place = find_device(device)
     arithmetic = _dtype(dtype or "auto", place)
     # Float16 is reached through float32, so that the fingerprint does not see its rounding.
     weights = _weights_dtype(arithmetic, place)
@@ -132,7 +132,7 @@ def _load_pipeline(source: str, weights: torch.dtype, config: Path | None) -> An
         return _load_file(path, config)
     if source == "icons" and not path.is_dir():
         raise BaseLoadError(f"got no embedded base at {path}, expected its weights; reinstall the package")
-    if not path.is_dir() and not HUB_ID.fullmatch(source):
+    if not path.is_dir() and (path.suffix.lower() == ".safetensors" or not HUB_ID.fullmatch(source)):
         raise BaseLoadError(
             f"got base {source!r}, expected 'icons', a hub id such as 'owner/name', a diffusers folder or a "
             ".safetensors file; check the path"
@@ -151,10 +151,17 @@ def _load_folder(source: str, weights: torch.dtype) -> Any:
             source,
             torch_dtype={"vae": torch.float32, "default": weights},
             use_safetensors=True,
+            variant=_variant(Path(source)),
             **_unwanted(parts),
         )
         shorten(pipeline.vae, Path(source) / "vae")
     return pipeline
+
+
+def _variant(folder: Path) -> str | None:
+    """ "fp16" for a folder that holds its weights only under that name."""
+    names = [path.name for path in folder.glob("unet/*.safetensors")]
+    return "fp16" if names and all(".fp16." in name for name in names) else None
 
 
 def _load_file(path: Path, config: Path | None) -> Any:
@@ -259,8 +266,12 @@ def _hold(unet: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def _device(name: str | None) -> torch.device:
-    """The device called `name`, or the best one: of several GPUs each process of `accelerate launch` has its own."""
+def find_device(name: str | None) -> torch.device:
+    """The device called `name`, or the best one: of several GPUs each process of `accelerate launch` has its own.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if name is None and not torch.cuda.is_available():
         return torch.device("cpu")
     name = name or f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"

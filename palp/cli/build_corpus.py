@@ -74,16 +74,22 @@ def build_corpus(
         def requests(places: Sequence[str | None]) -> list[Request]:
             parts = [Part(index, len(places)) for index in range(len(places))]
             paths = plan.absolute(), out.absolute()
+            source = absolute_base(base), None if base_config is None else base_config.absolute()
             rows = zip(parts, places, strict=True)
-            return [Request(*paths, part, base, base_config, place, dtype, slots) for part, place in rows]
+            return [Request(*paths, part, *source, place, dtype, slots) for part, place in rows]
 
         if on_ray:
             run_ray(requests([device] * (workers or 2)), poll, gpus or 0.0)
         elif devices is not None:
-            run_processes(requests(devices.split(",")), poll)
+            run_processes(requests([place.strip() for place in devices.split(",")]), poll)
         else:
             build_part(open_base(base, device, dtype, base_config), chosen, out, _part(shard), report)
     typer.echo(f"{'corpus' if folder.manifest.is_file() else 'this part of the corpus'}: {out}")
+
+
+def absolute_base(base: str) -> str:
+    """A base that is a path here, as other processes find it wherever they run; a hub's is as it is."""
+    return base if base == "icons" or not Path(base).exists() else str(Path(base).absolute())
 
 
 def _part(shard: str) -> Part:

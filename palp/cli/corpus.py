@@ -18,10 +18,10 @@ corpus = typer.Typer(name="corpus", help="Look into corpora of prompt adapters, 
 def verify(folder: Folder) -> None:
     """Read everything, and say what is missing, doubled or damaged."""
     from palp.corpus.manifest import problems
-    from palp.corpus.reader import open_corpus
+    from palp.corpus.reader import finished
     from palp.errors import CorpusError
 
-    found = list(problems(open_corpus(folder).folder))
+    found = list(problems(finished(folder)))
     for sentence in found[1:]:
         typer.echo(sentence, err=True)
     if found:

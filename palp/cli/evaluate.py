@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from palp.cli.options import Batch, Steps
+from palp.cli.options import Batch, Steps, given
 
 Subjects = Annotated[int | None, typer.Option(min=1, help="Held-out subjects: 8, of 12; to sweep, 3 others, of 4.")]
 Prompts = Annotated[int | None, typer.Option(min=2, help="With four elements or more: 10; to sweep, 3 others, of 4.")]
@@ -55,7 +55,7 @@ def evaluate(
     counts = {"subjects": subjects, "prompts": prompts, "seeds": seeds}
     asked = {name: count for name, count in counts.items() if count is not None}
     protocol = tuning_protocol(**asked) if sweep else report_protocol(**asked)
-    sizes = {"steps": steps, "batch": batch}
+    sizes = given(steps=steps, batch=batch)
     study = Study(open_base(source), load_judges(), protocol, work, training_bar, sizes, chosen)
     files = Files(out)
     rows = run_sweep(study, chosen_methods, files) if sweep else write_evaluation(study, chosen_methods, files, curve)

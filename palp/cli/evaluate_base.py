@@ -24,8 +24,11 @@ def evaluate_base(
     from palp.base.icons.evaluate import evaluate_base, write_examples
     from palp.base.icons.judges import load_judges
     from palp.cli.base import open_base
+    from palp.errors import OutputError
     from palp.evaluate.results import table, write_results
 
+    if out.is_dir() or out.suffix.lower() == ".png":
+        raise OutputError(f"the results cannot go to {out}: give a .json file, and the pictures are put beside it")
     base = open_base(source)
     scale = GUIDANCE if guidance is None else guidance
     report = evaluate_base(base, load_judges()[0], count, scale)

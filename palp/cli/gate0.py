@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from palp.cli.options import Steps
+from palp.cli.options import Steps, given
 
 Subjects = Annotated[int, typer.Option(min=1, help="Held-out subjects, at most 12.")]
 Prompts = Annotated[int, typer.Option(min=2, help="Prompts, at most 24.")]
@@ -48,6 +48,6 @@ def gate0(
     rows = choose_methods(methods, GATE_METHODS, CONTROLS)
     chosen = {} if choices is None else read_choices(choices)
     protocol = gate_protocol(subjects, prompts, seeds)
-    study = Study(open_base("icons"), load_judges(), protocol, work, training_bar, {"steps": steps}, chosen)
+    study = Study(open_base("icons"), load_judges(), protocol, work, training_bar, given(steps=steps), chosen)
     typer.echo(table(write_gate(study, rows, Files(out))))
     typer.echo(f"written to {out}")

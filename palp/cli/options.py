@@ -28,6 +28,7 @@ __all__ = [
     "Set",
     "Steps",
     "Tensorboard",
+    "given",
     "parse_settings",
     "print_json",
 ]
@@ -50,7 +51,7 @@ Rank = Annotated[int | None, typer.Option(min=1, help="Of the LoRA pairs.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate of the LoRA pairs.")]
 Optimizer = Annotated[Literal["adamw", "prodigy"] | None, typer.Option(help="Update rule.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the first weights, pictures, timesteps and noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the first weights, pictures, timesteps and noise.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Learn the mirror images of the pictures too.")]
 SamplesEvery = Annotated[int, typer.Option(min=0, help="Steps between sheets of pictures in samples/; 0 for none.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Write logs for tensorboard into this folder.")]
@@ -66,8 +67,13 @@ def print_json(result: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(result, ensure_ascii=False))
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave, by name."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def parse_settings(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs as a mapping; values are read as YAML: 5, 1e-4, true, cosine."""
+    """NAME=VALUE pairs as a mapping; values are read as YAML: 5, 1e-4, true, cosine, null."""
     import yaml
 
     values: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from palp.cli.options import (
     Set,
     Steps,
     Tensorboard,
+    given,
     parse_settings,
 )
 
@@ -85,13 +86,12 @@ def personalize(
 
     request = Request(prompt, subject, class_word or [], artwork, technique, rule, seed, flip)
     request.check(residual=mode == "residual")
-    changes = {
-        "alpha": alpha, "beta": beta, "guidance_weight": guidance_weight,
-        "steps": steps, "rank": rank, "lr": lr, "batch": batch, "optimizer": optimizer,
-    }  # fmt: skip
+    changes = given(
+        alpha=alpha, beta=beta, guidance_weight=guidance_weight,
+        steps=steps, rank=rank, lr=lr, batch=batch, optimizer=optimizer,
+    )  # fmt: skip
     model = open_base(base, device, dtype, base_config)
-    values = request.defaults(residual=mode == "residual") | parse_settings(settings)
-    values |= {name: value for name, value in changes.items() if value is not None}
+    values = request.defaults(residual=mode == "residual") | parse_settings(settings) | changes
     chosen = recipe(model.name, mode, values)
     if mode == "joint":
         subjects, job = joint(model, request)

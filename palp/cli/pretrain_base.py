@@ -34,9 +34,8 @@ def pretrain_base(
     """Train the embedded base and its judges. Stopped at any moment, the same command goes on."""
     from dataclasses import replace
 
-    import torch
-
     from palp.base.icons.pretrain import PretrainSettings, pretrain
+    from palp.base.load import find_device
 
     plan = PretrainSettings()
     plan = replace(
@@ -47,6 +46,5 @@ def pretrain_base(
         decoder=replace(plan.decoder, pictures=decoder_pictures),
         judges=replace(plan.judges, pictures=judge_pictures),
     )
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    pretrain(out, weights, plan, place, start)
+    pretrain(out, weights, plan, find_device(device), start)
     typer.echo(f"written to {weights}")

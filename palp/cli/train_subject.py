@@ -24,6 +24,7 @@ from palp.cli.options import (
     Set,
     Steps,
     Tensorboard,
+    given,
     parse_settings,
 )
 
@@ -57,9 +58,9 @@ def train_subject(
     from palp.train import joint_job
 
     files = find_pictures(images)
-    changes = {"steps": steps, "rank": rank, "lr": lr, "batch": batch, "optimizer": optimizer}
+    changes = given(steps=steps, rank=rank, lr=lr, batch=batch, optimizer=optimizer)
     model = open_base(base, device, dtype, base_config)
-    chosen = recipe(model.name, "subject", {**parse_settings(settings), **changes})
+    chosen = recipe(model.name, "subject", parse_settings(settings) | changes)
     subject = Subject(class_word, read_pictures(files, model.resolution), f"[{placeholder.strip('[]')}]")
     job = joint_job(model, [subject], seed=seed, name=class_word, flip=flip)
     run_job(model, job, chosen, out, [subject], samples_every, tensorboard, as_json)

@@ -16,12 +16,13 @@ from safetensors.torch import save as serialize
 from palp.atomic import atomic_write, write_json
 from palp.base import Base
 from palp.compose import over_subject
-from palp.corpus.folder import CorpusFolder, Item, Part, only_one
+from palp.corpus.contract import CorpusPrompt
+from palp.corpus.folder import CorpusFolder, Item, Part, items_of, only_one
 from palp.corpus.manifest import write_manifest
 from palp.corpus.plan import CorpusPlan, Gate
 from palp.corpus.relays import Report, Saved, run_saved
 from palp.corpus.shards import ADAPTER, PICTURES, PREVIEW, RECORD, write_shard
-from palp.corpus.subjects import Teacher, learn_subjects, read_subjects
+from palp.corpus.subjects import Teacher, find_learners, learn_subjects, read_subjects
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.guidance import RESIDUAL
@@ -29,6 +30,8 @@ from palp.prompt_pictures import clean_latents, on_latents
 from palp.recipes import guidance_scale, recipe
 from palp.sheets import save_png, to_images
 from palp.train import Exams, Finished, Job, JobSubject, Relay, TrainSettings
+from palp.train.relay import check_rounds
+from palp.words import check_words
 
 __all__ = ["build_part"]
 
@@ -39,19 +42,20 @@ def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Repo
     """Make the adapters of a part; whoever finds all shards there writes the manifest.
 
     Raises:
-        InputError: the folder holds another corpus, another process builds this part, or there are fewer shards than
-            parts. CorpusError, OutputError: what is on disk cannot be used, or nothing can be written.
+        InputError: the folder holds another corpus, another process builds this part, there are fewer shards than
+            parts, or what the plan names cannot be used.
+        CorpusError, OutputError: what is on disk cannot be used, or nothing can be written.
     """
     folder, settings = CorpusFolder(out), recipe(base.name, "residual", plan.recipe)
     arithmetic = str(base.dtype).removeprefix("torch.")
+    prompts = plan.prompts.prompts()
+    _check(base, plan, settings, prompts, part, begun=folder.plan.is_file())
     identity = {"base": base.fingerprint, "arithmetic": arithmetic, "settings": plan.to_mapping()}
     folder.begin(
         {**identity, "recipe": {**settings.to_mapping(), "rule": RESIDUAL, "pictures": plan.pictures}},
-        plan.prompts.prompts(),
+        prompts,
     )
     shards = folder.shards()
-    if part.of > len(shards):
-        raise InputError(f"{part.of} builders were asked for, and there are {len(shards)} shards: ask for no more")
     there = [folder.shard(number).is_file() for number in range(len(shards))]
     if not (folder.manifest.is_file() and all(there)):
         folder.manifest.unlink(missing_ok=True)  # a shard was deleted, to be built again
@@ -64,6 +68,21 @@ def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Repo
             write_manifest(folder)
             shutil.rmtree(folder.work, ignore_errors=True)
     return folder
+
+
+def _check(
+    base: Base, plan: CorpusPlan, settings: TrainSettings, prompts: Sequence[CorpusPrompt], part: Part, begun: bool
+) -> None:
+    """Raise for what would stop the building on its way, before the plan is written."""
+    shards = math.ceil(len(items_of(prompts, plan.twins)) / plan.shard_size)
+    if part.of > shards:
+        raise InputError(f"{part.of} builders were asked for, and there are {shards} shards: ask for no more")
+    check_rounds(settings, plan.exams.every)
+    recipe(base.name, "subject", plan.subject_recipe)
+    for prompt in prompts:
+        check_words(prompt.text, {"[V]"})
+    if not begun:
+        find_learners(base, plan)
 
 
 class _Builder:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from palp.base import load_base
@@ -43,14 +45,25 @@ def build(request: Request) -> None:
     build_part(base, plan, request.out, request.part, lambda what, done, total: None)
 
 
+def _build_and_tell(request: Request, told: SimpleQueue[PalpError]) -> None:
+    """Build a part in a process of its own, which tells what was refused in place of a traceback."""
+    try:
+        build(request)
+    except PalpError as error:
+        told.put(error)
+        sys.exit(1)
+
+
 def run_processes(requests: Sequence[Request], poll: Callable[[], None]) -> None:
     """A process for each request; `poll` is called every second until all have ended.
 
     Raises:
         CorpusError: one did not end well; the others have gone on to their ends.
+        PalpError: what a builder itself refused, as `build`.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=build, args=(request,)) for request in requests]
+    told: SimpleQueue[PalpError] = context.SimpleQueue()
+    processes = [context.Process(target=_build_and_tell, args=(request, told)) for request in requests]
     for process in processes:
         process.start()
     try:
@@ -60,6 +73,8 @@ def run_processes(requests: Sequence[Request], poll: Callable[[], None]) -> None
     finally:
         for process in processes:
             process.terminate()  # those that still run when this one is interrupted
+    if not told.empty():
+        raise told.get()
     if failed := [process.exitcode for process in processes if process.exitcode != 0]:
         raise CorpusError(
             f"{len(failed)} of {len(processes)} builders ended with code {failed[0]}, as said above: "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,10 +130,7 @@ class CorpusFolder:
     def items(self) -> list[Item]:
         """Every adapter of the corpus, in the order of the shards: the prompts, then the twins."""
         plan = self.read_plan()
-        prompts = prompts_in(plan)
-        train = [prompt for prompt in prompts if prompt.split == "train"]
-        items = [Item(prompt.key, prompt, False) for prompt in prompts]
-        return items + [Item(p.key + TWIN, p, True) for p in train[: plan["settings"]["twins"]]]
+        return items_of(prompts_in(plan), plan["settings"]["twins"])
 
     def shards(self) -> list[list[Item]]:
         """The items of each shard."""
@@ -146,6 +143,12 @@ class CorpusFolder:
         sealed = [self.shard(number).is_file() for number in range(len(self.shards()))]
         pairs = zip(sealed, self.shards(), strict=True)
         return sum(done or item.key in staged for done, items in pairs for item in items)
+
+
+def items_of(prompts: Sequence[CorpusPrompt], twins: int) -> list[Item]:
+    """An adapter for each prompt, then so many twins of the first training prompts."""
+    train = [prompt for prompt in prompts if prompt.split == "train"]
+    return [Item(p.key, p, False) for p in prompts] + [Item(p.key + TWIN, p, True) for p in train[:twins]]
 
 
 def prompts_in(plan: Mapping[str, Any]) -> list[CorpusPrompt]:

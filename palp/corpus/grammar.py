@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,14 @@ def read_grammar(source: str) -> Grammar:
     if source == "icons":
         return _icons()
     if source == "real":
-        text = resources.files(__package__).joinpath("grammars/real.yaml").read_text(encoding="utf-8")
+        file: Traversable = resources.files(__package__).joinpath("grammars/real.yaml")
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        file = Path(source)
     else:
         raise InputError(f"there is no grammar {source}: give icons, real, or a YAML file")
     try:
-        return _from_mapping(yaml.safe_load(text))
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        return _from_mapping(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{source} is no grammar ({error}): see palp/corpus/grammars/real.yaml for one") from error
 
 

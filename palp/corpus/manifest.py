@@ -52,9 +52,12 @@ def problems(folder: CorpusFolder) -> Iterator[str]:
     hashes: dict[str, str] = {}
     known = {item.key: item for item in folder.items()}
     if folder.manifest.is_file():
-        manifest = read_json(folder.manifest)
-        hashes = {row["file"]: row["sha256"] for row in manifest["shards"]}
-        yield from _bad_manifest(folder, manifest, plan)
+        try:
+            manifest = read_json(folder.manifest)
+            hashes = {row["file"]: row["sha256"] for row in manifest["shards"]}
+            yield from _bad_manifest(folder, manifest, plan)
+        except (CorpusError, KeyError, TypeError) as error:
+            yield f"{folder.manifest} is damaged ({error!r}): delete it and build the corpus again"
     for number, items in enumerate(folder.shards()):
         for path, refused in ((folder.shard(number), False), (folder.rejected(number), True)):
             if refused and not path.is_file():

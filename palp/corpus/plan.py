@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,17 +13,18 @@ from palp.corpus.grammar import read_grammar
 from palp.corpus.leakage import check_prompts
 from palp.corpus.prompts import PromptCounts, draw_prompts, fresh_prompts, read_prompts
 from palp.errors import InputError
+from palp.settings import CheckedSettings
 
 __all__ = ["CorpusPlan", "ExamPlan", "Gate", "PromptPlan", "SubjectPlan", "read_plan"]
 
 PICTURES = ("subject", "prompt")
 ROLES = ("train", "probe", "held_out")
 FRESH_SEED = 1_000_003  # beside that of the corpus' own prompts
-T = TypeVar("T")
+T = TypeVar("T", bound=CheckedSettings)
 
 
 @dataclass(frozen=True)
-class PromptPlan:
+class PromptPlan(CheckedSettings):
     """Prompts of a grammar, so many of each split; or those in a file."""
 
     grammar: str = "icons"  # "icons", "real" or a YAML file
@@ -33,6 +35,11 @@ class PromptPlan:
     word: int = 32
     longer: int = 24
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.require("train", self.train >= 1, "at least 1")
+        for name in ("paraphrase", "combination", "word", "longer", "seed"):
+            self.require(name, getattr(self, name) >= 0, "0 or above")
 
     def prompts(self) -> list[CorpusPrompt]:
         """The prompts, in the order of their keys.
@@ -65,7 +72,7 @@ class PromptPlan:
 
 
 @dataclass(frozen=True)
-class SubjectPlan:
+class SubjectPlan(CheckedSettings):
     """A user's subject: pictures, or a run or adapter that has learned them."""
 
     name: str
@@ -82,7 +89,7 @@ class SubjectPlan:
 
 
 @dataclass(frozen=True)
-class ExamPlan:
+class ExamPlan(CheckedSettings):
     """When adapters are examined, and when one is done."""
 
     every: int = 20  # steps
@@ -91,17 +98,27 @@ class ExamPlan:
     min_delta: float = 0.01  # share of the loss that counts as progress
     seed: int = 1_000_003  # of pictures, timesteps and noise
 
+    def __post_init__(self) -> None:
+        for name in ("every", "batch", "patience"):
+            self.require(name, getattr(self, name) >= 1, "at least 1")
+        self.require("min_delta", 0 <= self.min_delta < 1, "from 0 to below 1")
+        self.require("seed", self.seed >= 0, "0 or above")
+
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(CheckedSettings):
     """What an adapter must reach to be accepted."""
 
     min_gain: float = 0.02  # share of the exam's loss without it that it takes away
     max_norm: float = 1.0  # ‖ΔW‖ / ‖W‖ over all sites
 
+    def __post_init__(self) -> None:
+        self.require("min_gain", math.isfinite(self.min_gain), "finite")
+        self.require("max_norm", 0 < self.max_norm < math.inf, "above 0, and finite")
+
 
 @dataclass(frozen=True)
-class CorpusPlan:
+class CorpusPlan(CheckedSettings):
     """Everything that a corpus depends on, but for the base and the code."""
 
     prompts: PromptPlan = PromptPlan()
@@ -123,16 +140,16 @@ class CorpusPlan:
 
     def __post_init__(self) -> None:
         for name in ("train_subjects", "held_out_subjects", "slots", "shard_size", "preview_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, and must be at least 1")
-        if self.pictures not in PICTURES:
-            raise InputError(f"pictures is {self.pictures!r}, and must be one of {', '.join(PICTURES)}")
+            self.require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("probe_subjects", "seed", "twins", "twin_seed"):
+            self.require(name, getattr(self, name) >= 0, "0 or above")
+        self.require("pictures", self.pictures in PICTURES, f"one of {', '.join(PICTURES)}")
         if self.seed == self.twin_seed:
             raise InputError(f"seed and twin_seed are both {self.seed}: twins need another seed")
 
     def to_mapping(self) -> dict[str, Any]:
         """The values by name, for JSON; the number of slots is no part of what a corpus is."""
-        return {name: value for name, value in asdict(self).items() if name != "slots"}
+        return {name: value for name, value in super().to_mapping().items() if name != "slots"}
 
 
 def read_plan(path: Path) -> CorpusPlan:
@@ -149,20 +166,19 @@ def read_plan(path: Path) -> CorpusPlan:
         values = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a plan: {error}") from error
-    parts: dict[str, type[Any]] = {"prompts": PromptPlan, "exams": ExamPlan, "gate": Gate}
+    parts: dict[str, type[CheckedSettings]] = {"prompts": PromptPlan, "exams": ExamPlan, "gate": Gate}
     values |= {name: _part(kind, values[name], path) for name, kind in parts.items() if name in values}
     if "subjects" in values:
+        if not isinstance(values["subjects"], list):
+            raise InputError(f"{path} has subjects {values['subjects']!r}: give a list of them, or leave it out")
         values["subjects"] = tuple(_part(SubjectPlan, entry, path) for entry in values["subjects"])
     return _part(CorpusPlan, values, path)
 
 
 def _part(kind: type[T], values: Any, path: Path) -> T:
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(values, dict):
         raise InputError(f"{path} has {values!r} where names and values of {kind.__name__} are needed")
-    if unknown := sorted(values.keys() - set(known)):
-        raise InputError(f"{path} has {unknown[0]!r}, which is no setting: choose from {', '.join(known)}")
     try:
-        return kind(**values)
-    except TypeError as error:
+        return kind.from_mapping(values)
+    except (InputError, TypeError) as error:  # a TypeError is of a value without a default that is not given
         raise InputError(f"{path}: {error}") from error

@@ -83,7 +83,10 @@ def read_prompts(path: Path) -> list[CorpusPrompt]:
     """
     if not path.is_file():
         raise InputError(f"there is no file of prompts {path}: check the path")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 ({error}): save it so") from error
     rows = [(number, line) for number, line in enumerate(lines, start=1) if line]
     return [_own(f"{path}, line {number}", number, line, path.suffix == ".jsonl") for number, line in rows]
 

@@ -20,7 +20,7 @@ from palp.corpus.plan import PromptPlan
 from palp.corpus.shards import PICTURES, PREVIEW, Shard
 from palp.errors import CorpusError, InputError
 
-__all__ = ["OpenCorpus", "open_corpus"]
+__all__ = ["OpenCorpus", "finished", "open_corpus"]
 
 FRESH = 4096  # prompts without an adapter, at most
 
@@ -150,7 +150,20 @@ def open_corpus(folder: Path) -> OpenCorpus:
     Raises:
         CorpusError: it is not finished, or its manifest or a shard cannot be read.
     """
+    paths = finished(folder)
+    try:
+        return OpenCorpus(paths)
+    except (KeyError, TypeError) as error:
+        raise CorpusError(f"{paths.manifest} is damaged ({error!r}): run `corpus verify`") from error
+
+
+def finished(folder: Path) -> CorpusFolder:
+    """The folder of a finished corpus, whose content may be damaged.
+
+    Raises:
+        CorpusError: it is not finished.
+    """
     paths = CorpusFolder(folder)
     if not paths.manifest.is_file():
         raise CorpusError(f"{folder} holds no finished corpus: run its build-corpus command again, to the end")
-    return OpenCorpus(paths)
+    return paths

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palp.adapter import Adapter
 from palp.corpus.reader import OpenCorpus
+from palp.errors import CorpusError
 from palp.sheets import contact_sheet
 
 __all__ = ["sheet", "stats"]
@@ -72,8 +73,14 @@ def _centred(inner: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows column
 
 
 def sheet(corpus: OpenCorpus, count: int) -> Image.Image:
-    """Previews of so many prompts, evenly from all, with their texts and gains."""
+    """Previews of so many prompts, evenly from all, with their texts and gains.
+
+    Raises:
+        CorpusError: the gate has refused them all.
+    """
     prompts = corpus.prompts
+    if not prompts:
+        raise CorpusError(f"{corpus.folder.path} has no picture to show: all was rejected, see `corpus stats`")
     chosen = [prompts[int(i)] for i in np.unique(np.linspace(0, len(prompts) - 1, min(count, len(prompts))).round())]
     rows, labels = [], []
     for prompt in chosen:

@@ -20,7 +20,7 @@ from palp.corpus.relays import Report, Saved, run_saved
 from palp.errors import InputError
 from palp.prompts import make_prompts
 from palp.recipes import recipe
-from palp.sources import adapter_file, load_adapter, read_subject
+from palp.sources import adapter_file, load_adapter, named_v, read_subject
 from palp.subjects import Subject, encode_pictures
 from palp.train import JobSubject, Relay, joint_job
 
@@ -55,9 +55,10 @@ def find_learners(base: Base, plan: CorpusPlan) -> list[Learner]:
     """The subjects of a plan.
 
     Raises:
-        InputError: no subject to train over; LeakageError: two with the same pictures; others as `read_subject`.
+        InputError: no subject to train over, or a base of another size than the picture world.
+        LeakageError: two with the same pictures; others as `read_subject`.
     """
-    learners = _own(base, plan) if plan.subjects else _characters(plan)
+    learners = _own(base, plan) if plan.subjects else _characters(base, plan)
     if not any(learner.role == "train" for learner in learners):
         raise InputError("the plan has no subject of role train: give at least one")
     roles = {learner.name: learner.role for learner in learners}
@@ -73,15 +74,22 @@ def _own(base: Base, plan: CorpusPlan) -> list[Learner]:
         source = Path(entry.source)
         subject = replace(read_subject(base, source, entry.class_word), placeholder="[V]")
         known = adapter_file(source) is not None
-        learners.append(Learner(entry.name, entry.role, subject, load_adapter(base, source) if known else None))
+        adapter = named_v(load_adapter(base, source)) if known else None
+        learners.append(Learner(entry.name, entry.role, subject, adapter))
     return learners
 
 
-def _characters(plan: CorpusPlan) -> list[Learner]:
+def _characters(base: Base, plan: CorpusPlan) -> list[Learner]:
     """Characters of the picture world: those for reports are held out."""
     from palp.base.icons.grammar import training_subjects
+    from palp.base.icons.places import SIZE
     from palp.evaluate.protocol import file_name, learnable, report_subjects
 
+    if base.resolution != SIZE:
+        raise InputError(
+            f"the plan has no subjects, and the picture world's own are {SIZE} pixels a side, "
+            f"where the base draws {base.resolution}: give subjects"
+        )
     names = [name for name, entry in training_subjects().items() if entry["split"] == "train"]
     wanted = plan.train_subjects + plan.probe_subjects
     if wanted > len(names):

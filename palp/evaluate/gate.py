@@ -21,7 +21,7 @@ from palp.evaluate.study import Study
 from palp.evaluate.summary import gains, summarise
 from palp.guidance import RESIDUAL
 
-__all__ = ["CONTROLS", "GATE_METHODS", "failing", "write_gate"]
+__all__ = ["CONTROLS", "GATE_METHODS", "failing", "share_of_pairs", "write_gate"]
 
 CONTROLS = ("base", "subject")  # no gate without them
 
@@ -74,7 +74,7 @@ def write_gate(study: Study, methods: Mapping[str, Method], files: Files) -> dic
         "gains_over_subject": rows_as_json(gains(study, scores, "subject")),
         "above_the_scaling_line": {name: value.as_json() for name, value in line.items()},
         "where_the_subject_fails": rows_as_json(_subset(study, scores, hard)),
-        "share_of_pairs_where_it_fails": float(hard.mean() * 2),  # of the half that is not chosen on
+        "share_of_pairs_where_it_fails": share_of_pairs(hard, len(study.protocol.seeds)),
     }
     write_results(files.results("gate0-icons"), rows, "palp-hyper gate0", settings(study), more)
     write_plane(rows, methods, files.image("gate0-icons-plane"))
@@ -93,6 +93,11 @@ def failing(scores: Mapping[str, Scores], study: Study) -> NDArray[np.bool_]:
     marked = np.zeros((len(lost), seeds), dtype=bool)
     marked[lost, half:] = True
     return marked.reshape(-1)
+
+
+def share_of_pairs(marked: NDArray[np.bool_], seeds: int) -> float:
+    """The share of (subject, prompt) with a marked picture, of so many pictures a pair."""
+    return float(marked.reshape(-1, seeds).any(axis=1).mean())
 
 
 def _subset(study: Study, scores: Mapping[str, Scores], kept: NDArray[np.bool_]) -> dict[str, Row]:

@@ -39,7 +39,7 @@ class Shelf:
     Args:
         base: frozen.
         folder: of the files; one unfinished bank is kept there too.
-        sizes: settings over those of every recipe, such as {"steps": 100}; None leaves the recipe's.
+        sizes: settings over those of every recipe, such as {"steps": 100}.
         bar: for progress.
     """
 

@@ -45,7 +45,7 @@ class Pictures:
         self._picture_of = np.concatenate([start[id(m.latents)] + np.arange(len(m.latents)) for m in members])
         self._subject_of = np.repeat(np.arange(len(members)), [len(member.latents) for member in members])
         self._first = np.cumsum([0, *(job.pictures for job in jobs)])
-        low = round(settings.t_min * len(schedule))
+        low = min(round(settings.t_min * len(schedule)), len(schedule) - 1)
         self._t_range = (low, max(round(settings.t_max * len(schedule)), low + 1))
 
     def draw(self, steps: Sequence[int]) -> Batch:

@@ -17,7 +17,7 @@ from palp.train.probe import Probe
 from palp.train.settings import TrainSettings
 from palp.train.trainer import Step, Trainer
 
-__all__ = ["Exams", "Finished", "Lap", "Relay"]
+__all__ = ["Exams", "Finished", "Lap", "Relay", "check_rounds"]
 
 EMPTY = -1  # in place of a job's number
 
@@ -68,6 +68,12 @@ class Lap:
     done: float
 
 
+def check_rounds(settings: TrainSettings, every: int) -> None:
+    """Raise InputError unless rounds of `every` steps divide those of a job."""
+    if settings.steps % every:
+        raise InputError(f"rounds of {every} steps do not divide {settings.steps} steps: choose a divisor of them")
+
+
 class Relay:
     """A queue of jobs through one trainer.
 
@@ -95,8 +101,7 @@ class Relay:
         every: int,
         exams: Exams | None = None,
     ) -> None:
-        if settings.steps % every:
-            raise InputError(f"rounds of {every} steps do not divide {settings.steps} steps: choose a divisor of them")
+        check_rounds(settings, every)
         k = min(slots, len(queue))
         self.queue, self._every, self._exams = queue, every, exams or Exams()
         self.trainer = Trainer(base, queue[:k], settings)

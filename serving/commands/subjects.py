@@ -60,7 +60,7 @@ def add(
         from palp.cli.base import open_base
         from palp.subjects import find_pictures
 
-        changes = {**parse_settings(settings), **({} if steps is None else {"steps": steps})}
+        changes = parse_settings(settings) | given(steps=steps)
         pictures = [path.read_bytes() for path in find_pictures(source)]
         model = open_base(base, device, dtype, base_config)
         info = _learn(folder, owner, name, class_word, pictures, model, changes)
