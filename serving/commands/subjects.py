@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Json, Set, Steps, parse_settings, print_json
+from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Json, Set, Steps, given, parse_settings, print_json
 
 if TYPE_CHECKING:
     from palp.base import Base
