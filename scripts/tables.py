@@ -151,9 +151,11 @@ TABLES = {
     "hypernet-corpus-icons": Table(
         {
             "gain": "G in the denoiser's output",
-            "gain_of_mean": "G of the mean adapter",
+            "gain_of_neighbour": "G of the nearest neighbour",
+            "gain_of_mean": "of the mean",
             "specificity": "S",
             "recipe_gain": "taken from the recipe's loss",
+            "recipe_gain_of_neighbour": "by the neighbour",
             "recipe_gain_of_other": "by another prompt's",
         },
         {f"{count} prompts": f"{count}" for count in (32, 64, 128, 256, 400)},
