@@ -14,8 +14,10 @@ from diffusers import AutoencoderDC, AutoencoderTiny
 from safetensors.torch import save_file
 
 import palp.base
+import palp.base.device
 import palp.base.load
 from palp.base import load_base
+from palp.base.device import find_device
 from palp.base.fingerprint import fingerprint
 from palp.base.latents import pixels_per_latent
 from palp.errors import BaseLoadError, InputError
@@ -57,12 +59,12 @@ def test_each_process_of_several_takes_its_own_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # the try whether it is there
-    assert palp.base.load.find_device(None) == torch.device("cuda:0")
+    assert find_device(None) == torch.device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert palp.base.load.find_device(None) == torch.device("cuda:3")
+    assert find_device(None) == torch.device("cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # where each process sees only its own
-    assert palp.base.load.find_device(None) == torch.device("cuda:0")
-    assert palp.base.load.find_device("cuda:1") == torch.device("cuda:1")
+    assert find_device(None) == torch.device("cuda:0")
+    assert find_device("cuda:1") == torch.device("cuda:1")
 
 
 def test_icons_is_the_folder_in_the_package(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +193,7 @@ def test_unknown_devices_and_types(device: str, dtype: str | None, sd1: Path) ->
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])
 def test_auto_type_on_a_cpu_follows_its_units(has_bfloat16: bool, sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(palp.base.load, "_cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(palp.base.device, "_cpu_has_bfloat16", lambda: has_bfloat16)
     base = load_base(str(sd1), "cpu", "auto")
     assert base.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
     assert base.weights_dtype == base.vae.dtype == torch.float32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from palp.base.attention import fused, use_block_attention, written_out
 from palp.base.base import Base
+from palp.base.device import find_device, find_dtype, weights_dtype
 from palp.base.families import Family, find
 from palp.base.fingerprint import fingerprint
 from palp.base.last_stages import shorten
 from palp.base.schedule import NoiseSchedule
 from palp.base.tokens import PromptEncoder
-from palp.errors import BaseLoadError, InputError
+from palp.errors import BaseLoadError
 
 ICONS_WEIGHTS = Path(__file__).parent / "icons" / "weights"
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 WRITTEN_OUT_LATENT_SIDE = 32
 """Up to this many latents a side, attention on a CPU is plain matrix products."""
@@ -50,9 +49,9 @@ def load_base(
         InputError: an unknown dtype or device.
     """
     place = find_device(device)
-    arithmetic = _dtype(dtype or "auto", place)
+    arithmetic = find_dtype(dtype or "auto", place)
     # Float16 is reached through float32, so that the fingerprint does not see its rounding.
-    weights = _weights_dtype(arithmetic, place)
+    weights = weights_dtype(arithmetic, place)
     pipeline = _load_pipeline(source, torch.float32 if weights == torch.float16 else weights, config)
     name = "icons" if source == "icons" or _like_icons(pipeline.unet) else None
     return base_from_pipeline(pipeline, place, arithmetic, name)
@@ -71,7 +70,7 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
     """
     family = _family("pipeline", pipeline.config)
     _check_unet(pipeline)
-    weights = _weights_dtype(dtype, device)
+    weights = weights_dtype(dtype, device)
     name = name or family.name
     base = Base(
         name=name,
@@ -264,46 +263,3 @@ def _hold(unet: nn.Module, dtype: torch.dtype) -> None:
     for module in unet.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device called `name`, or the best one: of several GPUs each process of `accelerate launch` has its own.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    if name is None and not torch.cuda.is_available():
-        return torch.device("cpu")
-    name = name or f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"got device {name!r}, which is not here; give 'cpu' or leave it out") from error
-    return device
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """The fastest type of enough precision on `device`."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16() else torch.float32
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type called `name`, or the fastest one of enough precision on `device`."""
-    if name == "auto":
-        return fastest_dtype(device)
-    if name not in DTYPES:
-        raise InputError(f"got dtype {name!r}, expected auto, {', '.join(DTYPES)}; choose one of these")
-    return DTYPES[name]
-
-
-def _weights_dtype(arithmetic: torch.dtype, device: torch.device) -> torch.dtype:
-    """Of the weights: as the arithmetic on CUDA; float32 under autocast elsewhere."""
-    return arithmetic if device.type == "cuda" else torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), not by emulation."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

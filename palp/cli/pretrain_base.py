@@ -34,8 +34,8 @@ def pretrain_base(
     """Train the embedded base and its judges. Stopped at any moment, the same command goes on."""
     from dataclasses import replace
 
+    from palp.base.device import find_device
     from palp.base.icons.pretrain import PretrainSettings, pretrain
-    from palp.base.load import find_device
 
     plan = PretrainSettings()
     plan = replace(

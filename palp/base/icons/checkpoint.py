@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from palp.atomic import atomic_write
-from palp.base.load import fastest_dtype
+from palp.base.device import fastest_dtype
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -26,6 +26,7 @@ from transformers import CLIPTokenizer
 
 from palp.atomic import atomic_write
 from palp.base import base_from_pipeline
+from palp.base.device import fastest_dtype
 from palp.base.icons.architecture import load_tokenizer
 from palp.base.icons.codec import build_autoencoder, patch_latents, patch_matrix, save_autoencoder, set_encoder
 from palp.base.icons.dataset import render_chunk, to_tensor
@@ -40,7 +41,6 @@ from palp.base.icons.names import PLACE, tokens_of
 from palp.base.icons.redraw import redrawn
 from palp.base.icons.tokenizer import write_tokenizer
 from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
-from palp.base.load import fastest_dtype
 
 PARAPHRASES = 6  # captions drawn for each picture
 DECODER_SAMPLE = 200  # pictures that the decoder is first fitted to
