@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from palp.errors import InputError
 
-__all__ = ["CheckedSettings", "from_mapping"]
+__all__ = ["CheckedSettings", "check_names", "from_mapping"]
 
 Settings = TypeVar("Settings")
 
@@ -39,6 +39,12 @@ class CheckedSettings:
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # a subclass is a dataclass
 
 
+def check_names(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise InputError unless all of these are settings."""
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"there is no setting {unknown[0]!r}: choose from {', '.join(known)}")
+
+
 def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     """A frozen dataclass of settings from values by name; what is left out has its default.
 
@@ -46,8 +52,7 @@ def from_mapping(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         InputError: a name that is no setting, a value of another type, or out of its range.
     """
     known = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := [name for name in values if name not in known]:
-        raise InputError(f"there is no setting {unknown[0]!r}: choose from {', '.join(known)}")
+    check_names(values, known)
     return kind(**{name: _typed(name, value, known[name]) for name, value in values.items()})
 
 

@@ -22,6 +22,7 @@ from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import AdapterMismatchError, InputError, NonFiniteLossError
 from palp.learn import Watch
+from tests.commands import PALP_HYPER, refuses
 from tests.corpora import CONFIG, TinyCorpus, regauged
 from tests.light import light_base
 
@@ -269,3 +270,9 @@ def test_a_killed_run_folder_goes_on_and_a_finished_one_is_left_alone(
     assert whole.stat().st_mtime_ns == before
     with pytest.raises(InputError, match="seed 0"):
         learn_hypernet(base, corpus, CONFIG, replace(HOW, seed=1), tmp_path / "whole")
+
+
+def test_an_unknown_setting_is_told_all_that_there_are(tmp_path: Path) -> None:
+    told = refuses(PALP_HYPER, "train", tmp_path, "--out", tmp_path / "out", "--set", "colour=red")
+    for name in ("'colour'", "width", "recipe_margin"):
+        assert name in told

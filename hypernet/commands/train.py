@@ -43,8 +43,10 @@ def train(
     from palp.cli.progress import training_bar
     from palp.corpus import open_corpus
     from palp.learn import Watch
+    from palp.settings import check_names
 
     values = {"steps": steps, "seed": seed, **parse_settings(settings)}
+    check_names(values, [field.name for kind in (HyperConfig, HyperSettings) for field in fields(kind)])
     sizes = {field.name: values.pop(field.name) for field in fields(HyperConfig) if field.name in values}
     config = HyperConfig.from_mapping(sizes)
     chosen = HyperSettings.from_mapping({name: value for name, value in values.items() if value is not None})
