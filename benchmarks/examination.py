@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hypernet.draws import Draws
+from hypernet.draws import Draws, in_batches
 from hypernet.factors import Factors
 from hypernet.material import split_prompts
 from hypernet.model import Hypernetwork
@@ -39,11 +39,10 @@ class Examination:
         held = split_prompts(corpus)[1]
         strangers = [subject for subject in corpus.subjects if subject.held_out]
         self._rule = recipe_rule(corpus.recipe)
-        self._recipe, steps = recipe_settings(corpus.recipe), len(base.schedule)
+        self._recipe = recipe_settings(corpus.recipe)
         self._stage = Stage(base, corpus.spec, strangers, TOGETHER, self._recipe.subject_scale)
-        t_range = round(self._recipe.t_min * steps), round(self._recipe.t_max * steps)
-        draws = Draws(held, strangers, t_range, base.device, corpus.pictures)
-        self._parts = [part for part in _parts(held) if len(part) > 1]
+        draws = Draws(held, strangers, self._recipe.t_range(len(base.schedule)), base.device, corpus.pictures)
+        self._parts = in_batches(held, TOGETHER)
         self._batches = [draws.of([KEY, i], part, SAMPLES) for i, part in enumerate(self._parts)]
 
     @property
@@ -117,11 +116,6 @@ def gains(found: Changes, clusters: Sequence[str], over: Changes | None = None) 
         "gain": ratio(missed - _array(found.missed(found.own)), total, clusters),
         "recipe_gain": ratio(left - _array(found.left), alone, clusters),
     }
-
-
-def _parts(prompts: Sequence[CorpusPrompt]) -> Iterator[Sequence[CorpusPrompt]]:
-    for start in range(0, len(prompts), TOGETHER):
-        yield prompts[start : start + TOGETHER]
 
 
 def _array(values: torch.Tensor) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palp.corpus import CorpusPrompt, CorpusSubject
 
-__all__ = ["Draws", "HyperBatch"]
+__all__ = ["Draws", "HyperBatch", "in_batches"]
 
 PromptPictures: TypeAlias = Callable[[str], Float[Tensor, "subjects pictures c h w"] | None]
 
@@ -105,3 +105,9 @@ class Draws:
         """The latents to choose from; to a subject that was not trained over falls what another was trained on."""
         own = self._pictures(prompt.key)
         return self._subjects[subject].latents if own is None else own[subject % len(own)]
+
+
+def in_batches(prompts: Sequence[CorpusPrompt], size: int) -> list[Sequence[CorpusPrompt]]:
+    """In batches of at most `size`, none of a single prompt: each is held against another."""
+    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    return [part for part in parts if len(part) > 1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hypernet.config import HyperConfig
-from hypernet.draws import Draws, HyperBatch
+from hypernet.draws import Draws, HyperBatch, in_batches
 from hypernet.factors import Factors
 from hypernet.material import check_corpus, corpus_hash, split_prompts, started
 from hypernet.model import Hypernetwork, Prediction
@@ -105,8 +105,7 @@ class HyperTrainer:
         base, settings, spec = self.base, self.settings, self.corpus.spec
         self._recipe = recipe_settings(self.corpus.recipe)
         self._rule = recipe_rule(self.corpus.recipe)
-        low = round(self._recipe.t_min * len(base.schedule))
-        t_range = (low, max(round(self._recipe.t_max * len(base.schedule)), low + 1))
+        t_range = self._recipe.t_range(len(base.schedule))
         subjects = [subject for subject in self.corpus.subjects if not subject.held_out]
         strangers = [subject for subject in self.corpus.subjects if subject.held_out]
         strength = self._recipe.subject_scale
@@ -121,7 +120,7 @@ class HyperTrainer:
         chosen = held[:: max(1, len(held) // settings.validation_prompts)][: settings.validation_prompts]
         self._validation = [
             draws.of([VALIDATION_KEY, i], part, VALIDATION_SAMPLES)
-            for i, part in enumerate(_parts(chosen, settings.prompts))
+            for i, part in enumerate(in_batches(chosen, settings.prompts))
         ]
 
     @property
@@ -240,7 +239,8 @@ class HyperTrainer:
     def _validated(self) -> Proxies:
         """Measure the averaged weights, and keep them if they are the best so far."""
         proxies = self.validate()
-        self._stale += self.settings.tunes(self.step - 1) or not self.settings.tune_steps
+        if self.settings.tunes(self.step - 1) or not self.settings.tune_steps:  # the last part
+            self._stale += 1
         if proxies.score > self.best_score:
             self.best_score, self._stale = proxies.score, 0
             self._best = {name: value.clone() for name, value in self._ema.items()}
@@ -279,9 +279,3 @@ class HyperTrainer:
             "settings": json.dumps([asdict(self.config), self.settings.to_mapping()]),
             "corpus": corpus_hash(self.corpus),
         }
-
-
-def _parts(prompts: list[CorpusPrompt], size: int) -> list[list[CorpusPrompt]]:
-    """In batches of at most `size`, none of a single prompt: each is held against another."""
-    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    return [part for part in parts if len(part) > 1]

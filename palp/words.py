@@ -21,9 +21,11 @@ def check_words(prompt: str, learned: Collection[str]) -> None:
     """Raise unless the prompt names at least one learned word, and no other; without learned words, none at all.
 
     Raises:
-        InputError: words were learned and the prompt uses none.
+        InputError: words were learned and the prompt uses none, or it came as bytes of another encoding than UTF-8.
         UnknownPlaceholderError: the prompt uses one that was not learned.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise InputError(f"the prompt {prompt!r} is not UTF-8: write it in that encoding")
     used = words_in(prompt)
     names = ", ".join(sorted(learned)) or "none"
     if unknown := [word for word in used if word not in learned]:

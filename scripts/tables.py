@@ -158,7 +158,7 @@ TABLES = {
             "recipe_gain_of_neighbour": "by the neighbour",
             "recipe_gain_of_other": "by another prompt's",
         },
-        {f"{count} prompts": f"{count}" for count in (32, 64, 128, 256, 400)},
+        {f"{count} prompts": f"{count} prompts" for count in (32, 64, 128, 256, 400)},
     ),
     "palp-icons": COMPARISON,
     "palp-icons-rivals": COMPARISON,

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 from palp.errors import InputError
 
 __all__ = [
+    "MOST_SEED",
     "Cancelled",
     "Details",
     "Done",
@@ -25,6 +26,7 @@ __all__ = [
     "Ticket",
 ]
 
+MOST_SEED = 2**63 - 1
 SubjectState = Literal["waiting", "learning", "ready", "failed"]
 
 
@@ -77,7 +79,7 @@ class PictureRequest:
             raise InputError(f"guidance is {self.guidance}, and must be finite: 1 is none")
         for name, least, most in (
             ("steps", 1, 1000),
-            ("seed", 0, 2**63 - 1),
+            ("seed", 0, MOST_SEED),
             ("refine", 0, 1000),
             ("previews", 0, 100),
         ):

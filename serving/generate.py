@@ -94,7 +94,6 @@ def generate(
     paths = pictures.output_paths(out, len(prompt) * len(seeds))
     if grid is not None:
         pictures.check_grid(grid, paths)
-    pictures.check_prompts(prompt)
     wanted = pictures.one_each(prompt_adapter or ["auto"], prompt)
     scales = pictures.Scales(subject_scale, prompt_adapter_scale)
     if refine:

@@ -16,6 +16,7 @@ from palp.draw import Picture, Sampling
 from palp.errors import InputError
 from palp.sheets import contact_sheet, save_png
 from palp.words import check_words
+from serving.contract import MOST_SEED
 from serving.prompt_adapters import PromptAdapter
 from serving.subjects.named import NamedSubject
 
@@ -23,15 +24,12 @@ __all__ = [
     "Request",
     "Scales",
     "check_grid",
-    "check_prompts",
     "notes_of",
     "one_each",
     "output_paths",
     "save_grid",
     "seeds_from",
 ]
-
-MOST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -150,15 +148,6 @@ def one_each(wanted: Sequence[str], prompts: Sequence[str]) -> list[str]:
             f"{len(wanted)} prompt adapters were given for {len(prompts)} prompts: give one for all, or one a prompt"
         )
     return list(wanted) * len(prompts) if len(wanted) == 1 else list(wanted)
-
-
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Raise InputError at a prompt that came as bytes of another encoding than UTF-8."""
-    for prompt in prompts:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the prompt {prompt!r} is not UTF-8: write it in that encoding") from error
 
 
 def check_grid(grid: Path, paths: Sequence[Path]) -> None:

@@ -240,6 +240,7 @@ def test_bad_pictures_are_a_sentence_and_leave_nothing(
         (("--prompt", PROMPT, "--rule", "composed"), "works on a frozen subject adapter"),
         (("--prompt", PROMPT, "--set", "lr"), "needs NAME=VALUE"),
         (("--prompt", PROMPT, "--set", "colour=red"), "no setting 'colour'"),
+        (("--prompt", "a sketch of [V] in a caf\udce9"), "is not UTF-8"),
         (("--prompt", PROMPT, "--set", "t_min=2"), "t_min is 2.0"),
         (("--prompt", PROMPT, "--class", "cat", "--class", "dog"), "2 class words were given for 1 subjects"),
         (("--prompt", PROMPT, "--base", "/nowhere/base"), "got base '/nowhere/base'"),

@@ -59,7 +59,8 @@ def evaluate_hypernet(
     model = open_base(base, device, dtype, base_config)
     data = open_corpus(corpus)
     for subject in data.subjects:
-        character(subject.name)  # the judge draws what it should look like
+        if subject.held_out:
+            character(subject.name)  # the judge draws what it should look like
     sizes = {"prompts": prompts, "seeds": seeds, "refine": refine, "multi_steps": multi_steps, "steps": steps}
     judge = WorldJudge(load_judges())
     study = open_study(model, hypernet, data, judge, work, training_bar, **sizes, subjects=subjects)

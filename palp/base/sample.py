@@ -124,7 +124,7 @@ def make_scheduler(base: Base, name: str, steps: int) -> Any:
 
 def check_steps(base: Base, steps: int) -> None:
     """Raise InputError unless the base's schedule has so many steps."""
-    most = len(base.schedule.alphas_cumprod)
+    most = len(base.schedule)
     if not 1 <= steps <= most:
         raise InputError(f"got {steps} steps, expected 1 to {most}, which the base was trained with; 20 is usual")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +13,9 @@ import typer
 from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Tensorboard
 
 if TYPE_CHECKING:
-    from palp.corpus.folder import Part
+    from palp.corpus.executors import Request
+    from palp.corpus.folder import CorpusFolder, Part
+    from palp.corpus.relays import Report
 
 Plan = Annotated[Path, typer.Argument(help="YAML file of the corpus, such as configs/corpus-icons.yaml.")]
 Out = Annotated[Path, typer.Option(help="Folder of the corpus; the same command again goes on with it.")]
@@ -39,52 +43,61 @@ def build_corpus(
     dtype: Dtype = "auto",
 ) -> None:
     """Train the adapters of many prompts, many at once, into shards that a hypernetwork learns from."""
-    from dataclasses import replace
-
     from palp.cli.base import open_base
     from palp.cli.progress import corpus_bar
     from palp.corpus.build import build_part
     from palp.corpus.executors import Request, run_processes, run_ray
     from palp.corpus.folder import CorpusFolder, Part
     from palp.corpus.plan import read_plan
-    from palp.errors import InputError
 
     chosen = read_plan(plan)
     if slots is not None:
         chosen = replace(chosen, slots=slots)
-    on_ray = executor == "ray"
-    idle = {
-        f"--shard {shard}": shard != "0/1" and (on_ray or devices is not None),
-        "--devices": on_ray and devices is not None,
-        "--device": device is not None and devices is not None,
-        "--workers": workers is not None and not on_ray,
-        "--gpus": gpus is not None and not on_ray,
-    }
-    for name in (name for name, given in idle.items() if given):
-        raise InputError(
-            f"{name} was given with builders that it is not for: leave it out, or see --executor, --devices"
-        )
+    on_ray, several = executor == "ray", executor == "ray" or devices is not None
+    _refuse_idle(
+        {
+            f"--shard {shard}": several and shard != "0/1",
+            "--devices": on_ray and devices is not None,
+            "--device": devices is not None and device is not None,
+            "--workers": not on_ray and workers is not None,
+            "--gpus": not on_ray and gpus is not None,
+        }
+    )
     folder = CorpusFolder(out)
+    config = None if base_config is None else base_config.absolute()
+    whole = Request(plan.absolute(), out.absolute(), Part(), absolute_base(base), config, device, dtype, slots)
     with corpus_bar(tensorboard) as report:
-
-        def poll() -> None:
-            if folder.plan.is_file():
-                report("adapters", float(folder.decided()), len(folder.items()))
-
-        def requests(places: Sequence[str | None]) -> list[Request]:
-            parts = [Part(index, len(places)) for index in range(len(places))]
-            paths = plan.absolute(), out.absolute()
-            source = absolute_base(base), None if base_config is None else base_config.absolute()
-            rows = zip(parts, places, strict=True)
-            return [Request(*paths, part, *source, place, dtype, slots) for part, place in rows]
-
+        poll = partial(_poll, folder, report)
         if on_ray:
-            run_ray(requests([device] * (workers or 2)), poll, gpus or 0.0)
+            run_ray(_requests(whole, [device] * (workers or 2)), poll, gpus or 0.0)
         elif devices is not None:
-            run_processes(requests([place.strip() for place in devices.split(",")]), poll)
+            run_processes(_requests(whole, [place.strip() for place in devices.split(",")]), poll)
         else:
             build_part(open_base(base, device, dtype, base_config), chosen, out, _part(shard), report)
     typer.echo(f"{'corpus' if folder.manifest.is_file() else 'this part of the corpus'}: {out}")
+
+
+def _refuse_idle(options: Mapping[str, bool]) -> None:
+    """Raise InputError for an option that was given and decides nothing."""
+    from palp.errors import InputError
+
+    if idle := [name for name, is_idle in options.items() if is_idle]:
+        raise InputError(
+            f"{idle[0]} was given with builders that it is not for: leave it out, or see --executor, --devices"
+        )
+
+
+def _requests(whole: Request, places: Sequence[str | None]) -> list[Request]:
+    """A part of the whole for each place."""
+    from palp.corpus.folder import Part
+
+    return [replace(whole, part=Part(i, len(places)), device=place) for i, place in enumerate(places)]
+
+
+def _poll(folder: CorpusFolder, report: Report) -> None:
+    """Show how far other processes are."""
+    if folder.plan.is_file():
+        report("adapters", float(folder.decided()), len(folder.items()))
 
 
 def absolute_base(base: str) -> str:

@@ -45,8 +45,7 @@ class Pictures:
         self._picture_of = np.concatenate([start[id(m.latents)] + np.arange(len(m.latents)) for m in members])
         self._subject_of = np.repeat(np.arange(len(members)), [len(member.latents) for member in members])
         self._first = np.cumsum([0, *(job.pictures for job in jobs)])
-        low = min(round(settings.t_min * len(schedule)), len(schedule) - 1)
-        self._t_range = (low, max(round(settings.t_max * len(schedule)), low + 1))
+        self._t_range = settings.t_range(len(schedule))
 
     def draw(self, steps: Sequence[int]) -> Batch:
         """The batch of a step of each job, the same whenever it is drawn and whatever the other jobs are."""

@@ -71,6 +71,11 @@ class TrainSettings(CheckedSettings):
         same_lr = self.optimizer == "adamw" or self.lr == self.lr_placeholder
         self.require("lr_placeholder", same_lr, f"{self.lr} like lr, for Prodigy finds the step size itself")
 
+    def t_range(self, timesteps: int) -> tuple[int, int]:
+        """The timesteps drawn of so many: from the first up to below the second, one at least."""
+        low = min(round(self.t_min * timesteps), timesteps - 1)
+        return low, max(round(self.t_max * timesteps), low + 1)
+
     def lr_scale(self, step: int) -> float:
         """Factor on the learning rates in a step, numbered from 0."""
         if step < self.warmup:

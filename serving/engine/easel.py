@@ -58,22 +58,22 @@ class Easel:
         self._end, self._measure = end, measure
         self._drawings: list[Drawing] = []
         self._shared = SharedText()
-        self._lessons: list[tuple[Plan, Generator[None, None, Adapter]]] = []  # the engine brings one at a time
+        self._lesson: tuple[Plan, Generator[None, None, Adapter]] | None = None
         self.rate = Rate()
 
     @property
     def busy(self) -> bool:
         """Whether there is anything on it."""
-        return bool(self._drawings or self._lessons)
+        return bool(self._drawings or self._lesson)
 
     @property
     def places(self) -> int:
         """How many more pictures it can take."""
-        return self._most - len(self._drawings) - len(self._lessons)
+        return self._most - len(self._drawings) - (self._lesson is not None)
 
     def fits(self, entry: Entry) -> bool:
         """Whether a request can be taken up beside what is there: one is refined at a time, and takes one place."""
-        return not (entry.request.refine and self._lessons)
+        return not (entry.request.refine and self._lesson)
 
     @property
     def resident(self) -> int:
@@ -96,7 +96,7 @@ class Easel:
             if lesson is None:
                 self._begin(plan)
             else:
-                self._lessons.append((plan, lesson))
+                self._lesson = plan, lesson
         except Exception as error:
             self._fail(entry, error)
 
@@ -105,30 +105,31 @@ class Easel:
         for drawing in list(self._drawings):
             if (event := verdict(drawing.entry)) is not None:
                 self._let_go(drawing, event)
-        for plan, lesson in list(self._lessons):
+        if self._lesson is not None:
+            plan, lesson = self._lesson
             if (event := verdict(plan.entry)) is not None:
-                self._lessons.remove((plan, lesson))
+                self._lesson = None
                 lesson.close()
                 self._end(plan.entry, event)
 
     def clear(self) -> None:
         """Let go of everything, without a word to anybody."""
-        drawings, lessons = self._drawings, self._lessons
-        self._drawings, self._lessons = [], []
+        drawings, lesson = self._drawings, self._lesson
+        self._drawings, self._lesson = [], None
         for drawing in drawings:
             self._preparation.slots.release(drawing.slot)
-        for _, lesson in lessons:
-            lesson.close()
+        if lesson is not None:
+            lesson[1].close()
 
     def step(self, started: float) -> None:
-        """A training step of the first picture that is being refined, and a denoising step of all that are drawn.
+        """A training step of the picture that is being refined, and a denoising step of all that are drawn.
 
         Args:
             started: when the work for this step began, by `time.monotonic`.
         """
         self._preparation.slots.merge(self._worth_merging())
-        if self._lessons:
-            self._learn(*self._lessons[0])
+        if self._lesson is not None:
+            self._learn(*self._lesson)
         if self._drawings:
             self._denoise(started)
             self._show(list(self._drawings))
@@ -144,21 +145,21 @@ class Easel:
         try:
             next(lesson)
         except StopIteration as done:
-            self._lessons.remove((plan, lesson))
+            self._lesson = None
             try:
                 self._preparation.refined(plan, done.value)
                 self._begin(plan)
             except Exception as error:
                 self._fail(plan.entry, error)
         except Exception as error:
-            self._lessons.remove((plan, lesson))
+            self._lesson = None
             self._fail(plan.entry, error)
         plan.seconds["refine"] = plan.seconds.get("refine", 0.0) + time.monotonic() - started
 
     def _worth_merging(self) -> int:
         """The slot that every picture goes through, if they do for long enough; a refinement needs the base bare."""
         slots = {drawing.slot for drawing in self._drawings}
-        if len(slots) != 1 or self._lessons:
+        if len(slots) != 1 or self._lesson is not None:
             return BARE
         left = max(drawing.steps - drawing.step for drawing in self._drawings)
         slot = slots.pop()

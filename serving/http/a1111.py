@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from palp.errors import InputError
-from serving.contract import PictureRequest
+from serving.contract import MOST_SEED, PictureRequest
 from serving.http.drawing import Drawing
 from serving.http.images import check_limits, timing_headers
 from serving.http.service import Owner, Service, ServiceOf
@@ -29,7 +29,6 @@ SAMPLERS: dict[str, Scheduler] = {"DDIM": "ddim", "DPM++ 2M": "dpm++2m", "Euler"
 ALIASES: dict[str, Scheduler] = {"dpm++ 2m karras": "dpm++2m", "euler a": "euler"}  # the nearest we have
 SUBJECT_TAG = re.compile(r"<lora:([A-Za-z0-9][A-Za-z0-9._-]*)(?::(-?[0-9.]+))?>")
 PREVIEWS = 4
-MOST_SEED = 2**63 - 1
 Count = Annotated[int, Field(ge=1, le=64)]
 
 router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])

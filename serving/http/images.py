@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from palp.errors import InputError
-from serving.contract import Cancelled, Details, Done, Failed, PictureRequest, Queued, Step
+from serving.contract import MOST_SEED, Cancelled, Details, Done, Failed, PictureRequest, Queued, Step
 from serving.errors import DrainingError
 from serving.http.drawing import Drawing
 from serving.http.problems import Refusal, problem_of
@@ -24,7 +24,6 @@ from serving.http.sse import PAUSE, PAUSE_S, EventStream, sse, unless_gone
 
 __all__ = ["check_limits", "router", "timing_headers"]
 
-MOST_SEED = 2**63 - 1
 NO_TOKENS = {"image_tokens": 0, "text_tokens": 0}
 USAGE = {"input_tokens": 0, "input_tokens_details": NO_TOKENS, "output_tokens": 0, "total_tokens": 0}
 
