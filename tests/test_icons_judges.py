@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from palp.base.icons import judges as judges_module
 from palp.base.icons import train_judges
-from palp.base.icons.codec import build_autoencoder, patch_matrix, set_encoder
+from palp.base.icons.codec import build_autoencoder, set_encoder
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.export import export_judge
 from palp.base.icons.grammar import Scene, concepts
@@ -27,18 +27,24 @@ from palp.base.icons.judges import (
     word_tokens,
 )
 from palp.base.icons.render import Layout
-from palp.base.icons.train_judges import attribute_loss, clip_loss, degrade, render_judge_chunk, targets
+from palp.base.icons.train_judges import (
+    Codec,
+    attribute_loss,
+    clip_loss,
+    degrade,
+    linear_codec,
+    render_judge_chunk,
+    targets,
+)
 from palp.errors import BaseLoadError
 from tests.icons import assert_same, renders
-
-Codec = tuple[torch.Tensor, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
     vae = build_autoencoder()
     set_encoder(vae, renders(16))
-    return patch_matrix(vae)
+    return linear_codec(vae, torch.device("cpu"))
 
 
 def test_shapes_and_unit_lengths() -> None:

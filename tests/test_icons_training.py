@@ -24,7 +24,7 @@ from palp.base.icons.decoder import DecoderSettings, DecoderTraining, reconstruc
 from palp.base.icons.denoiser import DenoiserSettings, DenoiserTraining, denoising_loss
 from palp.base.icons.inverse import set_decoder
 from palp.base.icons.judges import build_judges
-from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
+from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, linear_codec, render_judge_chunk
 from palp.base.last_stages import FILE, shorten
 from palp.base.schedule import NoiseSchedule
 from palp.errors import NonFiniteLossError
@@ -110,7 +110,7 @@ def test_the_decoder_resumes_bit_for_bit(vae: AutoencoderTiny, tmp_path: Path) -
 def test_a_judge_resumes_bit_for_bit(
     vae: AutoencoderTiny, judge_chunks: list[Path], tmp_path: Path, which: int
 ) -> None:
-    codec, settings = patch_matrix(vae), JudgeSettings(pictures=100, batch=4)
+    codec, settings = linear_codec(vae, CPU), JudgeSettings(pictures=100, batch=4)
 
     def build() -> JudgeTraining:
         torch.manual_seed(0)

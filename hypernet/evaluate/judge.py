@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from hypernet.prompts import prompts_of
 from palp.base.icons.grammar import Scene
-from palp.base.icons.judges import AttributeJudge, SmallCLIP, labels, word_tokens
+from palp.base.icons.judges import AttributeJudge, Eyes, SmallCLIP, labels
 from palp.corpus import CorpusPrompt, CorpusSubject
 from palp.evaluate.protocol import character, renders
 
@@ -49,17 +49,16 @@ class WorldJudge:
     """
 
     def __init__(self, judges: tuple[AttributeJudge, SmallCLIP]) -> None:
-        self._attributes, self._clip = judges[0].eval(), judges[1].eval()
+        self._eyes = Eyes(judges)
         self._ideal = lru_cache(maxsize=None)(self._face)
 
-    @torch.no_grad()
     def on_prompt(
         self, pictures: Float[Tensor, "n 3 H W"], prompt: CorpusPrompt, subject: CorpusSubject
     ) -> PictureScores:
         """As the class says."""
-        logits, faces = self._attributes(pictures)
-        looks = self._clip.embed_pictures(pictures)
-        text = looks @ self._clip.embed_tokens(word_tokens([prompts_of(prompt.text, subject.class_word).clean]))[0]
+        logits, faces = self._eyes.attributes(pictures)
+        looks = self._eyes.looks(pictures)
+        text = looks @ self._eyes.words([prompts_of(prompt.text, subject.class_word).clean])[0]
         hits = [_hits(logits[name], name, word) for name, word in prompt.elements.items() if name in logits]
         scene = tuple((name, word) for name, word in prompt.elements.items() if name in vars(Scene("")))
         scores = {
@@ -70,15 +69,14 @@ class WorldJudge:
         }
         return {name: values.tolist() for name, values in scores.items()}
 
-    @torch.no_grad()
     def on_photo(self, pictures: Float[Tensor, "n 3 H W"], subject: CorpusSubject) -> PictureScores:
         """As the class says."""
-        faces = self._attributes(pictures)[1]
+        faces = self._eyes.attributes(pictures)[1]
         return {"subject_on_photo": (faces @ self._ideal(subject.name, ())).tolist()}
 
     def _face(self, name: str, scene: tuple[tuple[str, str], ...]) -> Float[Tensor, "dim"]:
         ideals = renders(replace(Scene(character(name)), **dict(scene)), LAYOUTS)
-        return functional.normalize(self._attributes(ideals)[1].mean(0), dim=0)
+        return functional.normalize(self._eyes.attributes(ideals)[1].mean(0), dim=0)
 
 
 def _hits(logits: Float[Tensor, "n words"], attribute: str, word: str) -> Float[Tensor, "n"]:

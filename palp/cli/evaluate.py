@@ -56,7 +56,8 @@ def evaluate(
     asked = {name: count for name, count in counts.items() if count is not None}
     protocol = tuning_protocol(**asked) if sweep else report_protocol(**asked)
     sizes = given(steps=steps, batch=batch)
-    study = Study(open_base(source), load_judges(), protocol, work, training_bar, sizes, chosen)
+    base = open_base(source)
+    study = Study(base, load_judges(base.device), protocol, work, training_bar, sizes, chosen)
     files = Files(out)
     rows = run_sweep(study, chosen_methods, files) if sweep else write_evaluation(study, chosen_methods, files, curve)
     typer.echo(table(rows))

@@ -48,6 +48,7 @@ def gate0(
     rows = choose_methods(methods, GATE_METHODS, CONTROLS)
     chosen = {} if choices is None else read_choices(choices)
     protocol = gate_protocol(subjects, prompts, seeds)
-    study = Study(open_base("icons"), load_judges(), protocol, work, training_bar, given(steps=steps), chosen)
+    base = open_base("icons")
+    study = Study(base, load_judges(base.device), protocol, work, training_bar, given(steps=steps), chosen)
     typer.echo(table(write_gate(study, rows, Files(out))))
     typer.echo(f"written to {out}")

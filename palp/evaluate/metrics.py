@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from palp.base.icons.grammar import Scene
-from palp.base.icons.judges import AttributeJudge, SmallCLIP, labels, word_tokens
+from palp.base.icons.judges import AttributeJudge, Eyes, SmallCLIP, labels
 from palp.evaluate.protocol import Protocol, class_word, clean_prompt, renders
 
 __all__ = ["PHOTO_METRICS", "PROMPT_METRICS", "Examiner", "Scores"]
@@ -26,7 +26,6 @@ PROMPT_METRICS = (
 )  # fmt: skip
 PHOTO_METRICS = ("subject_on_photo", "identity_on_photo")
 LAYOUTS = tuple(range(4))  # seeds of the renders that pictures are compared with
-BATCH = 64
 
 Scores: TypeAlias = Mapping[str, NDArray[np.float64]]
 """One number a picture, by metric."""
@@ -45,20 +44,18 @@ class Examiner:
     ideal_distance: 1 − cosine of SmallCLIP's picture embeddings to an ideal, averaged over layouts.
 
     Args:
-        judges: frozen, on the CPU.
+        judges: frozen, on any device.
         protocol: subjects and targets.
     """
 
     def __init__(self, judges: tuple[AttributeJudge, SmallCLIP], protocol: Protocol) -> None:
-        self._attributes, self._clip = judges[0].eval(), judges[1].eval()
+        self._eyes = Eyes(judges)
         self._protocol = protocol
 
-    @torch.no_grad()
     def on_prompt(self, pictures: Float[Tensor, "n 3 128 128"], subject: str, target: Scene) -> Scores:
         """`PROMPT_METRICS` of pictures of a target."""
-        logits, faces = self._judge(pictures)
-        seen = torch.cat([self._clip.embed_pictures(part) for part in pictures.split(BATCH)])
-        asked = self._clip.embed_tokens(word_tokens([clean_prompt(target, subject)]))
+        logits, faces = self._eyes.attributes(pictures)
+        seen, asked = self._eyes.looks(pictures), self._eyes.words([clean_prompt(target, subject)])
         extras = [name for name in ("weather", "palette") if getattr(target, name) != "none"]
         second = ["companion"] if target.companion is not None else []
         hits = {name: _hits(logits, name, getattr(target, name)) for name in ("style", "place", *extras, *second)}
@@ -79,16 +76,10 @@ class Examiner:
         }
         return {name: value.double().numpy() for name, value in values.items()}
 
-    @torch.no_grad()
     def on_photo(self, pictures: Float[Tensor, "n 3 128 128"], subject: str) -> Scores:
         """`PHOTO_METRICS` of pictures of "a photo of [V]"."""
-        likeness, recognised = self._identity(self._judge(pictures)[1], subject, Scene(""))
+        likeness, recognised = self._identity(self._eyes.attributes(pictures)[1], subject, Scene(""))
         return {"subject_on_photo": likeness.double().numpy(), "identity_on_photo": recognised.double().numpy()}
-
-    def _judge(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        parts = [self._attributes(part) for part in pictures.split(BATCH)]
-        logits = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
-        return logits, torch.cat([part[1] for part in parts])
 
     def _identity(self, faces: Tensor, subject: str, scene: Scene) -> tuple[Tensor, Tensor]:
         """Cosine to the subject's ideals in the scene, and whether no other subject's are nearer."""
@@ -99,23 +90,21 @@ class Examiner:
     @cached_property
     def _faces(self) -> dict[tuple[str, Scene], Float[Tensor, "dim"]]:
         """Mean subject embedding of a subject's ideals, for every target and for a plain photo."""
-        with torch.no_grad():
-            scenes = (*self._protocol.targets, Scene(""))
-            return {
-                (name, scene): functional.normalize(self._judge(_ideals(name, scene))[1].mean(0), dim=0)
-                for name in self._protocol.subjects
-                for scene in scenes
-            }
+        scenes = (*self._protocol.targets, Scene(""))
+        return {
+            (name, scene): functional.normalize(self._eyes.attributes(_ideals(name, scene))[1].mean(0), dim=0)
+            for name in self._protocol.subjects
+            for scene in scenes
+        }
 
     @cached_property
     def _ideal_looks(self) -> dict[tuple[str, Scene], Float[Tensor, "layouts dim"]]:
         """SmallCLIP's embeddings of the ideals."""
-        with torch.no_grad():
-            return {
-                (name, target): self._clip.embed_pictures(_ideals(name, target))
-                for name in self._protocol.subjects
-                for target in self._protocol.targets
-            }
+        return {
+            (name, target): self._eyes.looks(_ideals(name, target))
+            for name in self._protocol.subjects
+            for target in self._protocol.targets
+        }
 
 
 def _ideals(name: str, scene: Scene) -> Float[Tensor, "layouts 3 128 128"]:

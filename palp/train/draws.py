@@ -41,7 +41,7 @@ class Pictures:
         members = [subject for job in jobs for subject in job.subjects]
         distinct = list({id(member.latents): member.latents for member in members}.values())  # jobs share subjects
         start = dict(zip(map(id, distinct), np.cumsum([0, *map(len, distinct)]), strict=False))
-        self._latents = torch.cat([latents.float() for latents in distinct]).to(self._device)
+        self._latents = torch.cat([latents.to(self._device, torch.float32) for latents in distinct])
         self._picture_of = np.concatenate([start[id(m.latents)] + np.arange(len(m.latents)) for m in members])
         self._subject_of = np.repeat(np.arange(len(members)), [len(member.latents) for member in members])
         self._first = np.cumsum([0, *(job.pictures for job in jobs)])

@@ -55,9 +55,9 @@ def render_example(
     return Example(scene, render(scene, rng, layout, guise), cover, name)
 
 
-def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
+def to_tensor(pictures: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
     """`[n, 128, 128, 3]` bytes to `[n, 3, 128, 128]` floats in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def render_chunk(folder: Path, index: int, simple: float, guises: float) -> Path:

@@ -65,8 +65,8 @@ class AttributeJudge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        width = 192
-        self.trunk = _trunk((48, 96, width))
+        width = 232
+        self.trunk = _trunk((64, 128, width))
         self.gaze = nn.Conv2d(width, 2, 1)  # where to look for the subject and for the companion
         self.place = nn.Parameter(torch.zeros(2, 8, 8))
         self.embed = nn.Linear(width, EMBEDDING)
@@ -92,9 +92,9 @@ class SmallCLIP(nn.Module):
 
     def __init__(self, vocabulary: int, tokens: int) -> None:
         super().__init__()
-        width = 160
-        self.trunk = _trunk((32, 64, width))
-        self.project = nn.Linear(2 * width, EMBEDDING)
+        width, seen = 160, 216
+        self.trunk = _trunk((48, 112, seen))
+        self.project = nn.Linear(2 * seen, EMBEDDING)
         self.words = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
         layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
@@ -118,6 +118,7 @@ class SmallCLIP(nn.Module):
 
 
 CAPTION_WORDS = 32
+AT_ONCE = 64  # pictures that a judge sees at once
 
 
 @cache
@@ -139,12 +140,40 @@ def build_judges() -> tuple[AttributeJudge, SmallCLIP]:
 
 
 @cache
-def load_judges() -> tuple[AttributeJudge, SmallCLIP]:
+def load_judges(device: torch.device = torch.device("cpu")) -> tuple[AttributeJudge, SmallCLIP]:  # noqa: B008 (a constant)
     """The shipped judges, frozen. Raises BaseLoadError when the package has none."""
     judges = read_judges(FOLDER)
     for judge in judges:
-        judge.eval().requires_grad_(False)
+        judge.to(device).eval().requires_grad_(False)
     return judges
+
+
+class Eyes:
+    """Both judges on pictures that are anywhere, a batch at a time and in float32; what they say is on the CPU."""
+
+    def __init__(self, judges: tuple[AttributeJudge, SmallCLIP]) -> None:
+        self._attributes, self._clip = judges[0].eval(), judges[1].eval()
+        self._device = next(self._clip.parameters()).device
+
+    @torch.no_grad()
+    def attributes(self, pictures: Float[Tensor, "n 3 128 128"]) -> tuple[dict[str, Tensor], Float[Tensor, "n dim"]]:
+        """Logits by attribute, and unit subject embeddings."""
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            parts = [self._attributes(part.to(self._device)) for part in pictures.split(AT_ONCE)]
+        logits = {name: torch.cat([part[0][name] for part in parts]).cpu() for name in parts[0][0]}
+        return logits, torch.cat([part[1] for part in parts]).cpu()
+
+    @torch.no_grad()
+    def looks(self, pictures: Float[Tensor, "n 3 128 128"]) -> Float[Tensor, "n dim"]:
+        """SmallCLIP's unit embeddings of pictures."""
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            parts = [self._clip.embed_pictures(part.to(self._device)) for part in pictures.split(AT_ONCE)]
+        return torch.cat(parts).cpu()
+
+    @torch.no_grad()
+    def words(self, captions: list[str]) -> Float[Tensor, "n dim"]:
+        """SmallCLIP's unit embeddings of captions."""
+        return self._clip.embed_tokens(word_tokens(captions).to(self._device)).cpu()
 
 
 def read_judges(folder: Path) -> tuple[AttributeJudge, SmallCLIP]:

@@ -40,7 +40,8 @@ from palp.base.icons.judges import NAMES, build_judges, read_judges
 from palp.base.icons.names import PLACE, tokens_of
 from palp.base.icons.redraw import redrawn
 from palp.base.icons.tokenizer import write_tokenizer
-from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, render_judge_chunk
+from palp.base.icons.train_judges import JudgeSettings, JudgeTraining, linear_codec, render_judge_chunk
+from palp.errors import InputError
 
 PARAPHRASES = 6  # captions drawn for each picture
 DECODER_SAMPLE = 200  # pictures that the decoder is first fitted to
@@ -113,13 +114,45 @@ def pretrain(
     decoder = DecoderTraining(vae, pictures, settings.decoder, device, again)
     train_stage("decoder", decoder, folder, settings.decoder.pictures)
     export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
+    pretrain_judges(folder, weights, settings, device, start)
+
+
+def pretrain_judges(
+    folder: Path,
+    weights: Path,
+    settings: PretrainSettings,
+    device: torch.device,
+    start: Path | None = None,
+    names: Sequence[str] = NAMES,
+) -> None:
+    """Render pictures for the judges, train those named, and write them beside the base.
+
+    Arguments:
+        folder: for what resuming needs.
+        weights: of the finished base, of which they need the autoencoder: they are trained on what it makes of renders.
+        settings: sizes.
+        device: to train on.
+        start: folder of finished judges to train on from, under `judges`.
+        names: of the judges.
+
+    Raises:
+        InputError: there is no base, or no such judge.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise InputError(f"there is no judge {name!r}: name some of {', '.join(NAMES)}")
+    if not (weights / "vae").is_dir():
+        raise InputError(f"{weights} has no base, which its judges are trained for: make one first")
+    vae: AutoencoderTiny = AutoencoderTiny.from_pretrained(weights / "vae", torch_dtype=torch.float32)
     numbers = range(settings.judge_chunks)
-    judge_chunks = render_stage(folder / "judge-pictures", numbers, settings.workers, render_judge_chunk)
+    chunks = render_stage(folder / "judge-pictures", numbers, settings.workers, render_judge_chunk)
+    codec = linear_codec(vae, device)
     judges = build_judges() if start is None else read_judges(start / "judges")
     for name, judge in zip(NAMES, judges, strict=True):
-        training = JudgeTraining(judge, judge_chunks, patch_matrix(vae), settings.judges)
-        train_stage(f"judge-{name}", training, folder, settings.judges.pictures)
-        export_judge(weights / "judges", name, training.average)
+        if name in names:
+            training = JudgeTraining(judge, chunks, codec, settings.judges)
+            train_stage(f"judge-{name}", training, folder, settings.judges.pictures)
+            export_judge(weights / "judges", name, training.average)
 
 
 @dataclass
