@@ -41,4 +41,4 @@ def on_latents(
     members: Sequence[JobSubject], latents: Float[Tensor, "subjects pictures c h w"]
 ) -> tuple[JobSubject, ...]:
     """The same subjects, each on its own row of pictures."""
-    return tuple(replace(member, latents=own) for member, own in zip(members, latents, strict=True))
+    return tuple(replace(member, latents=own, source="") for member, own in zip(members, latents, strict=True))

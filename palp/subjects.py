@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from palp.base import Base
+from palp.base.fingerprint import weights_fingerprint
 from palp.errors import PictureError
 
 __all__ = ["Subject", "encode_pictures", "find_pictures", "read_pictures"]
@@ -99,6 +101,13 @@ def encode_pictures(base: Base, subject: Subject, flip: bool = False) -> Float[T
     if flip:
         pictures = torch.cat([pictures, pictures.flip(-1)])
     return torch.cat([base.encode_images(part) for part in pictures.split(BATCH)])
+
+
+def latents_source(base: Base, subject: Subject, flip: bool = False) -> str:
+    """sha256 over all that `encode_pictures` makes latents from: their own bits differ from machine to machine."""
+    placed = base.place is not None and not subject.artwork
+    parts = [subject.content_hash, placed, flip, weights_fingerprint(base.vae.encoder)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def refuse_other_formats(path: Path) -> None:

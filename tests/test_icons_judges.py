@@ -20,6 +20,7 @@ from palp.base.icons.grammar import Scene, concepts
 from palp.base.icons.judges import (
     CAPTION_WORDS,
     EMBEDDING,
+    Eyes,
     build_judges,
     labels,
     load_judges,
@@ -182,3 +183,21 @@ def test_missing_judges_are_said_in_one_sentence(tmp_path: Path, monkeypatch: py
     load_judges.cache_clear()
     with pytest.raises(BaseLoadError, match=r"no judge at .*attributes\.safetensors"):
         load_judges()
+
+
+def test_eyes_say_what_the_judges_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges_module, "AT_ONCE", 2)
+    judges = build_judges()
+    eyes, pictures, captions = Eyes(judges), torch.rand(3, 3, 128, 128) * 2 - 1, ["a photo of a cat", "a fox"]
+    with torch.no_grad():
+        logits, faces = judges[0](pictures)
+        looks, words = judges[1].embed_pictures(pictures), judges[1].embed_tokens(word_tokens(captions))
+    seen, subject = eyes.attributes(pictures)
+    assert seen.keys() == logits.keys()
+    for got, expected in (
+        (seen["style"], logits["style"]),
+        (subject, faces),
+        (eyes.looks(pictures), looks),
+        (eyes.words(captions), words),
+    ):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)

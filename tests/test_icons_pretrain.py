@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -148,6 +149,42 @@ def test_a_run_starts_from_finished_weights(weights: Path, tmp_path: Path, monke
     pretrain.pretrain(tmp_path / "runs", tmp_path / "weights", still, torch.device("cpu"), start=weights)
     for path in weights.rglob("*.safetensors"):
         assert_same(load_file(tmp_path / "weights" / path.relative_to(weights)), load_file(path))
+
+
+def test_judges_are_trained_beside_a_base_that_is_there(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(monkeypatch)
+    shutil.copytree(weights / "vae", tmp_path / "weights/vae")
+    pretrain.pretrain_judges(tmp_path, tmp_path / "weights", PLAN, torch.device("cpu"), names=["clip"])
+    (file,) = (tmp_path / "weights/judges").iterdir()
+    assert file.name == "clip.safetensors"
+    assert_same(load_file(file), load_file(weights / "judges" / file.name))
+
+
+@pytest.mark.parametrize(
+    ("only", "complaint"),
+    [
+        ("clip", "nothing has no base, which its judges are trained for"),
+        ("style", "there is no judge 'style': name some of"),
+    ],
+)
+def test_judges_of_nothing_are_refused(
+    only: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "pretrain-base",
+        "--only",
+        only,
+        "--out",
+        str(tmp_path / "runs"),
+        "--weights",
+        str(tmp_path / "nothing"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert complaint in result.output
+    assert not any(tmp_path.iterdir())
 
 
 def test_weights_of_another_shape_are_refused(weights: Path, tmp_path: Path) -> None:

@@ -300,6 +300,23 @@ def test_adapters_say_how_they_were_made_and_survive_their_file(base: Base, tmp_
     again.check(base.fingerprint, base.sites())
 
 
+def test_a_job_is_known_by_its_pictures_on_a_machine_that_rounds_otherwise(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(number: int, *, flip: bool = False, brighter: float = 0.0) -> Job:
+        return joint_job(base, [Subject("cat", (pictures(number) + brighter).clamp(-1, 1))], flip=flip)
+
+    own, others = job(0), [job(1), job(0, flip=True), job(0, brighter=1e-3)]
+    encode = base.encode_images
+    monkeypatch.setattr(Base, "encode_images", lambda self, images: encode(images) * (1 + 1e-6))
+    again = job(0)
+    assert not torch.equal(own.subjects[0].latents, again.subjects[0].latents)
+    assert own.content_hash == again.content_hash
+    assert len({job.content_hash for job in (own, *others)}) == 4
+    mixed = replace(own, subjects=(replace(own.subjects[0], source=""),))
+    assert mixed.content_hash != replace(again, subjects=(replace(again.subjects[0], source=""),)).content_hash
+
+
 def test_same_seed_same_start(base: Base) -> None:
     """Jobs of one seed share A and all draws; so do those of another trainer."""
     bank = Trainer(base, [joint(base, 1), replace(joint(base, 2), seed=1)], settings()).bank

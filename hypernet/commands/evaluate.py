@@ -14,7 +14,6 @@ CorpusFolder = Annotated[Path, typer.Argument(help="The corpus it was trained on
 Prompts = Annotated[int, typer.Option(min=2, help="Held-out prompts to draw, evenly over all kinds of novelty.")]
 Subjects = Annotated[int | None, typer.Option(min=1, help="Held-out subjects to draw them on; default all.")]
 Spent = Annotated[float, typer.Option(min=0, help="Seconds that corpus and training took, for break_even_prompts.")]
-Times = Annotated[Path | None, typer.Option(help="Results of this command elsewhere, whose times to keep.")]
 Seeds = Annotated[int, typer.Option(min=2, help="Pictures of each prompt and subject.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps of every picture.")]
 Refine = Annotated[int, typer.Option(min=0, help="Steps to train predictions on for the row 'refined'; 0 for none.")]
@@ -33,7 +32,6 @@ def evaluate_hypernet(
     refine: Refine = 20,
     multi_steps: MultiSteps = 1000,
     spent: Spent = 0.0,
-    times: Times = None,
     out: Docs = Path("docs"),
     work: Work = Path("runs/evaluate-hypernet"),
     base: BaseName = "icons",
@@ -47,7 +45,6 @@ def evaluate_hypernet(
     from hypernet.evaluate.judge import WorldJudge
     from hypernet.evaluate.report import write_report
     from hypernet.evaluate.setting import open_study
-    from hypernet.evaluate.timing import read_timings
     from hypernet.file import load_hypernet
     from hypernet.learn import hypernet_file
     from palp.base.icons.judges import load_judges
@@ -58,7 +55,6 @@ def evaluate_hypernet(
     from palp.evaluate.results import table
 
     path = hypernet_file(run)
-    measured = None if times is None else read_timings(times)
     hypernet, origin = load_hypernet(path)
     model = open_base(base, device, dtype, base_config)
     data = open_corpus(corpus)
@@ -71,6 +67,6 @@ def evaluate_hypernet(
     results, image = out / "results" / f"hypernet-{model.name}.json", out / "images" / f"hypernet-{model.name}.png"
     about = {"base": model.fingerprint, "training": dict(origin.training), "recipe": dict(origin.recipe)}
     settings = {**sizes, "subjects": len(study.subjects), "spent_s": spent, "threads": torch.get_num_threads(), **about}
-    rows = write_report(study, results, image, "palp-hyper evaluate-hypernet", settings, spent, measured)
+    rows = write_report(study, results, image, "palp-hyper evaluate-hypernet", settings, spent)
     typer.echo(table(rows))
     typer.echo(f"written to {results} and {image}")

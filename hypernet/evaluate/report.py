@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hypernet.evaluate.rows import ALONE, ROWS, SCALING, Cast, alone, stacked
 from hypernet.evaluate.study import HyperStudy, RowScores
 from hypernet.evaluate.summary import failing, figures, means, predicted_over
-from hypernet.evaluate.timing import TIMES, timings
+from hypernet.evaluate.timing import timings
 from hypernet.evaluate.weights import paraphrase_measures, weight_measures
 from hypernet.factors import Factors
 from palp.corpus import CorpusPrompt
@@ -27,19 +27,12 @@ COMPARED = 256  # training adapters that the weight side looks at, at most
 
 
 def write_report(
-    study: HyperStudy,
-    path: Path,
-    image: Path,
-    made_by: str,
-    settings: dict[str, Any],
-    spent: float = 0.0,
-    times: Mapping[str, Any] | None = None,
+    study: HyperStudy, path: Path, image: Path, made_by: str, settings: dict[str, Any], spent: float = 0.0
 ) -> dict[str, Row]:
     """Draw, score and write; returns the rows over all held-out prompts.
 
     Args:
         spent: seconds that corpus and training took.
-        times: of `read_timings`, in place of measuring them here.
 
     Raises:
         InputError: a control is missing.
@@ -51,17 +44,11 @@ def write_report(
     everything = np.ones(len(clusters), dtype=bool)
     rows = means(scores, clusters, everything)
     more = {
-        **_overall(study, scores, clusters),
+        **_overall(study, scores, clusters, spent),
         "predicted_over": rows_as_json(predicted_over(scores, clusters)),
         "weights": rows_as_json({"weights": _weights(study.cast, study.prompts)})["weights"],
         **_parts(study, scores, clusters),
     }
-    if times is None:
-        measured = timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent)
-        more |= {name: value.as_json() for name, value in measured.items()}
-    else:
-        more |= {name: times[name] for name in TIMES}
-        settings = {**settings, "times_of": times["times_of"]}
     if "refined" in scores:
         more[f"refine_{settings['refine']}_vs_palp"] = more["G_refined"]
     write_results(path, rows, made_by, settings, more)
@@ -71,14 +58,16 @@ def write_report(
     return rows
 
 
-def _overall(study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str]) -> dict[str, Any]:
-    """G and S by both judges, over the subject as strong as beside a prompt's adapter and over the whole one."""
+def _overall(
+    study: HyperStudy, scores: Mapping[str, RowScores], clusters: Sequence[str], spent: float
+) -> dict[str, Any]:
+    """G and S by both judges, over the subject as strong as beside a prompt's adapter and over the whole one; times."""
     everything, own = np.ones(len(clusters), dtype=bool), alone(study.cast)
 
     def by(metric: str, held_against: str) -> Row:
         return figures(scores, clusters, everything, metric, held_against)
 
-    found = by("alignment", own)
+    found = {**by("alignment", own), **timings(study.cast.predictor, study.cast.corpus, study.prompts[0], spent)}
     whole = {"alignment": by("alignment", "subject"), "text": by("text", "subject")}
     return {
         **{name: value.as_json() for name, value in found.items()},

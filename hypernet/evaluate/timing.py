@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +13,11 @@ from hypernet.evaluate.rivals import refiner
 from hypernet.predict import Predictor
 from hypernet.stage import recipe_settings
 from palp.corpus import Corpus, CorpusPrompt
-from palp.errors import InputError
 from palp.evaluate.intervals import Estimate, estimate
 
-__all__ = ["TIMES", "read_timings", "timings"]
+__all__ = ["timings"]
 
 REPEATS = 10
-TIMES = ("predict_ms", "denoise_step_ms", "palp_s", "break_even_prompts")
 
 
 def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: float) -> dict[str, Estimate]:
@@ -51,22 +46,6 @@ def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: f
         "palp_s": estimate(palp_s),
         "break_even_prompts": estimate([spent / (trained - predict_ms.mean() / 1000) for trained in palp_s]),
     }
-
-
-def read_timings(path: Path) -> dict[str, Any]:
-    """The times that an evaluation's results file holds, as JSON has them, and "times_of": where they were measured.
-
-    Raises:
-        InputError: it is no such file.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        where = found["settings"].get(
-            "times_of", {"machine": found["machine"], "threads": found["settings"]["threads"]}
-        )
-        return {**{name: found[name] for name in TIMES}, "times_of": where}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} has no times: name results of palp-hyper evaluate-hypernet") from error
 
 
 def _measure(work: Callable[[], object], repeats: int, unit: float) -> NDArray[np.float64]:

@@ -15,30 +15,23 @@ from palp.evaluate.summary import summarise
 
 __all__ = ["GRID", "choose", "read_choices", "row_name", "sweep"]
 
-
-def _weighted(alpha: float, weights: tuple[float, ...]) -> list[Mapping[str, float]]:
-    return [{"alpha": alpha, "guidance_weight": weight} for weight in weights]
-
-
-GRID: Mapping[
-    str, tuple[Mapping[str, float], ...]
-] = {  # by method; the paper's α is for drawing at 7.5, the embedded base is drawn at 2.5
+GRID: Mapping[str, tuple[Mapping[str, float], ...]] = {  # by method; for palp and its rivals λ · α is 0.1 to 1.5
     "palp": (
-        *({"alpha": 15.0, "beta": 7.5, "guidance_weight": weight} for weight in (0.01, 0.02, 0.03)),
-        *({"alpha": 7.5, "beta": 3.75, "guidance_weight": weight} for weight in (0.02, 0.04, 0.06)),
-        *({"alpha": 7.5, "beta": 1.0, "guidance_weight": weight} for weight in (0.02, 0.03, 0.05)),
-        *({"alpha": 5.0, "beta": 2.5, "guidance_weight": weight} for weight in (0.03, 0.06, 0.1)),
-        *({"alpha": 2.5, "beta": 1.25, "guidance_weight": weight} for weight in (0.06, 0.1, 0.2)),
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.01},
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.03},
+        {"alpha": 15.0, "beta": 7.5, "guidance_weight": 0.1},
+        {"alpha": 7.5, "beta": 1.0, "guidance_weight": 0.03},
+        {"alpha": 4.0, "beta": 1.0, "guidance_weight": 0.1},
     ),
-    "sds": tuple(_weighted(7.5, (0.01, 0.02, 0.03, 0.06)) + _weighted(2.5, (0.03, 0.06, 0.1))),
-    "nfsd": tuple(_weighted(7.5, (0.01, 0.02, 0.03, 0.06)) + _weighted(2.5, (0.03, 0.06, 0.1))),
+    "sds": tuple({"alpha": 7.5, "guidance_weight": weight} for weight in (0.01, 0.03, 0.1)),
+    "nfsd": tuple({"alpha": 7.5, "guidance_weight": weight} for weight in (0.01, 0.03, 0.1)),
     "residual_palp": tuple({"alpha": 15.0, "beta": 7.5, "guidance_weight": weight} for weight in (0.1, 0.3)),
     "residual_composed": tuple({"gamma": gamma} for gamma in (0.5, 0.75, 1.0, 1.5)),
     "residual_regional": tuple({"gamma": gamma} for gamma in (1.0, 1.5, 2.0)),
     "region_composition": tuple({"gamma": gamma} for gamma in (1.0, 1.5)),
     "score_composition": tuple({"gamma": gamma} for gamma in (0.25, 0.5, 0.75, 1.0)),
 }
-FIDELITY_KEPT = 0.97  # of the control's likeness, on a photo and on the prompt, at least
+FIDELITY_KEPT = 0.97  # of the control's subject_on_photo, at least
 
 
 def sweep(study: Study, methods: Collection[str]) -> tuple[dict[str, Row], dict[str, Mapping[str, float]]]:
@@ -67,19 +60,17 @@ def sweep(study: Study, methods: Collection[str]) -> tuple[dict[str, Row], dict[
 
 
 def choose(candidates: list[Row], control: Row) -> int:
-    """The candidate with the best target-prompt score, of those that keep the subject.
+    """The candidate with the largest alignment × subject_on_prompt, of those that keep the subject.
 
-    A subject is kept where subject_on_photo and subject_on_prompt are at least 97 % of the control's; if no candidate
-    keeps it, the one that keeps most is chosen.
+    A subject is kept where subject_on_photo is at least 97 % of the control's; if no candidate keeps it, the one
+    that keeps most is chosen.
     """
-    kept = [
-        min(row[metric].value / control[metric].value for metric in ("subject_on_photo", "subject_on_prompt"))
-        for row in candidates
-    ]
+    kept = [row["subject_on_photo"].value / control["subject_on_photo"].value for row in candidates]
+    worth = [row["alignment"].value * row["subject_on_prompt"].value for row in candidates]
     able = [index for index, share in enumerate(kept) if share >= FIDELITY_KEPT]
     if not able:
         return kept.index(max(kept))
-    return max(able, key=lambda index: candidates[index]["text"].value)
+    return max(able, key=lambda index: worth[index])
 
 
 def read_choices(path: Path) -> Choices:

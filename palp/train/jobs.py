@@ -16,7 +16,7 @@ from palp.compose import strength_note
 from palp.errors import InputError
 from palp.guidance import RESIDUAL, find_rule
 from palp.prompts import Prompts, make_prompts
-from palp.subjects import Subject, encode_pictures
+from palp.subjects import Subject, encode_pictures, latents_source
 from palp.train.settings import TrainSettings
 
 __all__ = ["GUIDANCE", "Job", "JobSubject", "joint_job", "residual_job"]
@@ -35,6 +35,8 @@ class JobSubject:
         placeholder: "[V]".
         class_word: "cat".
         adapter: residual form: the frozen subject adapter, which holds the placeholder; else None.
+        source: a hash of what the latents were made from, by which a job is known in the place of their bits; "" for
+            latents of no other source.
     """
 
     latents: Float[Tensor, "pictures c h w"]
@@ -42,6 +44,7 @@ class JobSubject:
     placeholder: str
     class_word: str
     adapter: Adapter | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +104,9 @@ class Job:
         digest = hashlib.sha256(json.dumps([self.rule, self.seed, *self.guidance]).encode())
         for subject in self.subjects:
             words = [*vars(subject.prompts).values(), subject.placeholder, subject.class_word]
-            digest.update(json.dumps([words, len(subject.latents)]).encode())
-            digest.update(subject.latents.float().cpu().numpy().tobytes())
+            digest.update(json.dumps([words, len(subject.latents), subject.source]).encode())
+            if not subject.source:
+                digest.update(subject.latents.float().cpu().numpy().tobytes())
             for name, tensor in _adapter_tensors(subject.adapter):
                 digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -195,8 +199,8 @@ def residual_job(
 def _with_latents(
     base: Base, subject: Subject, prompts: Prompts, flip: bool, adapter: Adapter | None = None
 ) -> JobSubject:
-    latents = encode_pictures(base, subject, flip)
-    return JobSubject(latents, prompts, subject.placeholder, subject.class_word, adapter)
+    latents, source = encode_pictures(base, subject, flip), latents_source(base, subject, flip)
+    return JobSubject(latents, prompts, subject.placeholder, subject.class_word, adapter, source)
 
 
 def _adapter_tensors(adapter: Adapter | None) -> Iterator[tuple[str, Tensor]]:

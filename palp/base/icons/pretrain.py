@@ -147,6 +147,7 @@ def pretrain_judges(
     numbers = range(settings.judge_chunks)
     chunks = render_stage(folder / "judge-pictures", numbers, settings.workers, render_judge_chunk)
     codec = linear_codec(vae, device)
+    torch.manual_seed(settings.judges.seed)
     judges = build_judges() if start is None else read_judges(start / "judges")
     for name, judge in zip(NAMES, judges, strict=True):
         if name in names:
