@@ -47,10 +47,10 @@ class Killed(Exception):
 
 
 def small(patch: pytest.MonkeyPatch) -> None:
-    """Chunks of eight pictures, a narrow U-Net, one process."""
+    """Chunks of four pictures, a narrow U-Net, one process."""
     narrow(patch)
     for module in (dataset, train_judges):
-        patch.setattr(module, "CHUNK", 8)
+        patch.setattr(module, "CHUNK", 4)
     patch.setattr(pretrain, "REDRAWN_STEPS", (1, 2))
     patch.setattr(pretrain, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(1))
 
@@ -133,7 +133,7 @@ def test_other_chunks_are_other_pictures(tmp_path: Path, monkeypatch: pytest.Mon
             pretrain.pretrain(tmp_path, tmp_path / "weights", replace(PLAN, first_chunk=first), torch.device("cpu"))
         seen.append(load_file(tmp_path / f"latents-{first}-{first + 3}.safetensors")["latents"])
     assert sorted(path.stem for path in (tmp_path / "pictures").iterdir()) == [f"pictures-{n:05d}" for n in range(5)]
-    shared = 8  # of a chunk: the third of the first run, which the second one starts with
+    shared = 4  # of a chunk: the third of the first run, which the second one starts with
     assert torch.equal(seen[0][-shared:], seen[1][:shared])
     assert not torch.equal(seen[0], seen[1])
 
