@@ -1,4 +1,6 @@
-"""How fast the project is, each part against its peer in the same run: `python -m benchmarks.NAME [--quick]`.
+"""How fast the project is, each part against its peer in the same run: `python -m benchmarks.NAME`.
+
+All but the last three have `--quick`.
 
     palp_step     a PALP step against the floor of its U-Net calls
     bank          K adapters in one bank against K trainings with PEFT, one after the other

@@ -29,7 +29,7 @@ Subjects = Annotated[int, typer.Option("--adapters", min=1, help="Subjects.")]
 PicturesAtOnce = Annotated[int, typer.Option("--batch", min=1, help="Pictures in a call of the denoiser.")]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps of a picture.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Two rounds of the smallest cases: does it run at all?")]
-Out = Annotated[Path | None, typer.Option(help="The results file; by default docs/results/speed-NAME.json.")]
+Out = Annotated[Path | None, typer.Option(help="The results file; by default in docs/results.")]
 
 
 def run(main: Callable[..., None]) -> None:

@@ -42,7 +42,7 @@ class PictureRequest:
         prompt_adapter: "auto" predicts one from the prompt (and abstains far from what it learned), "off" uses none;
             else the name of one that the engine keeps.
         subject_scale, prompt_adapter_scale: strengths of the two adapters; 1 as trained.
-        refine: PALP steps on the predicted adapter before drawing.
+        refine: steps of training on from the predicted adapter before drawing.
         seed: of the noise.
         steps: denoising steps.
         guidance: classifier-free guidance scale; None is the base's own.

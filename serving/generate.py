@@ -42,7 +42,7 @@ HypernetPath = Annotated[
     Path | None,
     typer.Option(help="File or run folder of what predicts; by default the one shipped for the base, if any."),
 ]
-Refine = Annotated[int, typer.Option(min=0, help="PALP steps from the predicted adapter, for each prompt.")]
+Refine = Annotated[int, typer.Option(min=0, help="Steps of training from the predicted adapter, for each prompt.")]
 SubjectScale = Annotated[
     float, typer.Option(help="Strength of the subject's adapter; 1 is what the prompt's was trained beside.")
 ]

@@ -102,7 +102,7 @@ def refined(
     steps: int,
     bar: Bar,
 ) -> PromptAdapter:
-    """The adapter after so many PALP steps from the prediction, or from zero where the hypernetwork abstained.
+    """The adapter after so many steps of training from the prediction, or from zero where the hypernetwork abstained.
 
     Raises:
         InputError: there was no prediction, or the subject's pictures are not there.

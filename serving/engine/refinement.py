@@ -1,4 +1,4 @@
-"""A predicted adapter trained on for a few PALP steps before a picture is drawn with it."""
+"""A predicted adapter trained on for a few steps before a picture is drawn with it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class ImageRequest(BaseModel):
     guidance: float | None = Field(None, ge=0, le=50, description="The base's own by default.")
     negative_prompt: str = Field("", max_length=4000)
     scheduler: Literal["ddim", "dpm++2m", "euler"] = "ddim"
-    refine: int = Field(0, ge=0, le=1000, description="PALP steps on the predicted adapter before drawing.")
+    refine: int = Field(0, ge=0, le=1000, description="Steps of training on from the predicted adapter before drawing.")
     priority: int = Field(0, ge=-10, le=10, description="Higher goes first.")
     progress: bool = Field(False, description="In a stream, events for the place in the queue and for each step too.")
 
