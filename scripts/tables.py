@@ -80,11 +80,12 @@ TABLES = {
         {
             "alignment": "alignment",
             "text": "text (second judge)",
-            "predicted_over/text": "predicted over it, text",
+            "predicted_over/alignment": "predicted over it, alignment",
+            "predicted_over/text": "text",
             "subject": "likeness to the subject",
         },
         {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
-        fine=(*FINE, "alignment", "predicted_over/text"),
+        fine=(*FINE, "alignment", "predicted_over/alignment", "predicted_over/text"),
     ),
     "hypernet-icons-parts": Table(
         {
