@@ -106,7 +106,7 @@ def encode_pictures(base: Base, subject: Subject, flip: bool = False) -> Float[T
 def latents_source(base: Base, subject: Subject, flip: bool = False) -> str:
     """sha256 over all that `encode_pictures` makes latents from: their own bits differ from machine to machine."""
     placed = base.place is not None and not subject.artwork
-    parts = [subject.content_hash, placed, flip, weights_fingerprint(base.vae.encoder)]
+    parts = [subject.content_hash, placed, flip, weights_fingerprint(base.vae)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
