@@ -87,6 +87,8 @@ class HyperTrainer:
         self._adapter = lru_cache(maxsize=CACHED)(corpus.adapter)
         hypernet = started(base, corpus, train, config, settings.seed)
         self._mean = Factors.stack([hypernet.mean()]).to(base.device)
+        if base.device.index is not None:  # where a process is alone, accelerate takes the current one
+            torch.cuda.set_device(base.device)
         self._accelerator = Accelerator(  # the base has its own arithmetic, and the network is small: float32
             cpu=base.device.type == "cpu",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],

@@ -48,12 +48,13 @@ def _attention(width: int) -> nn.ModuleDict:
     return nn.ModuleDict({name: nn.Linear(size, WIDTH, bias=False) for name, size in sizes.items()})
 
 
-class LightVae:
-    """A latent is a pixel, with its mean as a fourth channel."""
+class LightVae(nn.Module):
+    """A latent is a pixel, with its mean as a fourth channel; no weights."""
 
     dtype = torch.float32
 
     def __init__(self) -> None:
+        super().__init__()
         values = {"block_out_channels": (1,), "scaling_factor": 1.0, "shift_factor": None}
         self.config = SimpleNamespace(**values, get=values.get)
 

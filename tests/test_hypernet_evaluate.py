@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypernet.evaluate.judge import METRICS, PictureScores
+from hypernet.evaluate.judge import METRICS, PictureScores, check_words
 from hypernet.evaluate.rivals import multi_prompt_adapter, refined_adapters, refiner
 from hypernet.evaluate.rows import ALONE, REQUIRED, ROWS, Cast, alone
 from hypernet.evaluate.setting import open_study
@@ -137,6 +137,7 @@ class PixelJudge:
     """Scores are a picture's first pixels, so that equal scores are equal pictures; it counts the photos judged."""
 
     photos = 0
+    identity = "pixels"
 
     def on_prompt(
         self, pictures: Float[Tensor, "seeds 3 H W"], prompt: CorpusPrompt, subject: CorpusSubject
@@ -332,3 +333,32 @@ def test_prompt_adapters_are_held_against_a_subject_as_strong_as_beside_them(bas
 
     assert (named(1.0), named(0.8), named(0.6)) == ("subject", "subject_0.8", "subject_0.6")
     assert named(0.7) == ALONE
+
+
+def test_scores_of_another_judge_are_not_taken_for_its_own(
+    cast: Cast, base: Base, corpus: TinyCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypernet.evaluate.study.draw", drawn)
+
+    def study(judge: PixelJudge) -> HyperStudy:
+        return open_study(
+            base, cast.predictor.hypernet, corpus, judge, tmp_path, training_bar,
+            prompts=2, seeds=2, refine=0, multi_steps=1, steps=1,
+        )  # fmt: skip
+
+    own, other = PixelJudge(), PixelJudge()
+    first = study(own).scores("subject")
+    photos = own.photos
+    assert photos > 0
+    study(own).scores("subject")
+    assert own.photos == photos
+    other.identity = "other pixels"
+    again = study(other).scores("subject")
+    assert other.photos == photos
+    assert np.array_equal(first["text"], again["text"])
+
+
+def test_a_word_that_cannot_be_judged_is_refused() -> None:
+    check_words(CorpusPrompt("k", "a mosaic of [V]", {"style": "mosaic", "action": "running"}, "c", "train"))
+    with pytest.raises(InputError, match="asks for the style 'polaroid', which the picture world has not"):
+        check_words(CorpusPrompt("k", "a polaroid of [V]", {"style": "polaroid"}, "c", "train"))

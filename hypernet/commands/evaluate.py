@@ -42,7 +42,7 @@ def evaluate_hypernet(
     """Draw held-out prompts on held-out subjects with the prediction and with all its controls, and judge them."""
     import torch
 
-    from hypernet.evaluate.judge import WorldJudge
+    from hypernet.evaluate.judge import WorldJudge, check_words
     from hypernet.evaluate.report import write_report
     from hypernet.evaluate.setting import open_study
     from hypernet.file import load_hypernet
@@ -61,6 +61,8 @@ def evaluate_hypernet(
     for subject in data.subjects:
         if subject.held_out:
             character(subject.name)  # the judge draws what it should look like
+    for prompt in data.prompts:
+        check_words(prompt)
     sizes = {"prompts": prompts, "seeds": seeds, "refine": refine, "multi_steps": multi_steps, "steps": steps}
     judge = WorldJudge(load_judges(model.device))
     study = open_study(model, hypernet, data, judge, work, training_bar, **sizes, subjects=subjects)

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from hypernet.prompts import prompts_of
+from palp.base.fingerprint import weights_fingerprint
 from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import AttributeJudge, Eyes, SmallCLIP, labels
 from palp.corpus import CorpusPrompt, CorpusSubject
+from palp.errors import InputError
 from palp.evaluate.protocol import character, renders
 
-__all__ = ["METRICS", "Judge", "PictureScores", "WorldJudge"]
+__all__ = ["METRICS", "Judge", "PictureScores", "WorldJudge", "check_words"]
 
 METRICS = ("alignment", "text", "subject", "diversity", "subject_on_photo")
 LAYOUTS = tuple(range(4))  # seeds of the renders that a subject is compared with
@@ -29,6 +31,10 @@ PictureScores: TypeAlias = dict[str, list[float]]
 @runtime_checkable
 class Judge(Protocol):
     """Scores pictures; nothing is averaged."""
+
+    @property
+    def identity(self) -> str:
+        """The same for judges that give the same scores."""
 
     def on_prompt(
         self, pictures: Float[Tensor, "n 3 H W"], prompt: CorpusPrompt, subject: CorpusSubject
@@ -50,6 +56,7 @@ class WorldJudge:
 
     def __init__(self, judges: tuple[AttributeJudge, SmallCLIP]) -> None:
         self._eyes = Eyes(judges)
+        self.identity = "-".join(weights_fingerprint(judge) for judge in judges)
         self._ideal = lru_cache(maxsize=None)(self._face)
 
     def on_prompt(
@@ -77,6 +84,17 @@ class WorldJudge:
     def _face(self, name: str, scene: tuple[tuple[str, str], ...]) -> Float[Tensor, "dim"]:
         ideals = renders(replace(Scene(character(name)), **dict(scene)), LAYOUTS)
         return functional.normalize(self._eyes.attributes(ideals)[1].mean(0), dim=0)
+
+
+def check_words(prompt: CorpusPrompt) -> None:
+    """Raise InputError for a prompt with an element that the picture world has no such word for."""
+    known = labels()
+    for name, word in prompt.elements.items():
+        if name in known and word not in known[name]:
+            raise InputError(
+                f"{prompt.text!r} asks for the {name} {word!r}, which the picture world has not: "
+                "evaluate a corpus of the grammar icons"
+            )
 
 
 def _hits(logits: Float[Tensor, "n words"], attribute: str, word: str) -> Float[Tensor, "n"]:

@@ -16,6 +16,7 @@ from hypernet.model import Hypernetwork
 from hypernet.predict import Predictor
 from palp.adapter import Adapter
 from palp.base import Base
+from palp.base.fingerprint import weights_fingerprint
 from palp.corpus import Corpus, CorpusPrompt
 from palp.draw import Sampling
 from palp.evaluate.shelf import Bar
@@ -61,7 +62,10 @@ def open_study(
     rivals = _Rivals(predictor, corpus, train, chosen, multi_steps, refine, work, identity[:16], bar)
     cast = Cast(predictor, corpus, rivals.multi, rivals.refined if refine else None)
     sampling = Sampling(steps, guidance_scale(base.name))
-    return HyperStudy(cast, judge, chosen, seeds, sampling, work, f"{identity}-{refine}-{multi_steps}", bar, subjects)
+    drawn = f"{base.dtype}-{weights_fingerprint(base.vae)}-{judge.identity}"
+    return HyperStudy(
+        cast, judge, chosen, seeds, sampling, work, f"{identity}-{drawn}-{refine}-{multi_steps}", bar, subjects
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,11 +51,16 @@ def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: f
 def _measure(work: Callable[[], object], repeats: int, unit: float) -> NDArray[np.float64]:
     """Seconds times the unit of every run, after one for warming up."""
     work()
+    _finish()
     seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _finish()
         seconds.append(time.perf_counter() - begin)
     return unit * np.asarray(seconds)
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

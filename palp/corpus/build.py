@@ -198,6 +198,8 @@ class _Builder:
             samples = [self._sample(item) for item in items]
             if refused := [s for s in samples if json.loads(s[RECORD])["rejected"]]:
                 write_shard(self._folder.rejected(number), refused)
+            else:  # of a shard that was deleted, to be built again
+                self._folder.rejected(number).unlink(missing_ok=True)
             write_shard(path, [sample for sample in samples if not json.loads(sample[RECORD])["rejected"]])
             for item in items:
                 for kind in ("safetensors", PREVIEW, PICTURES, EXAM):

@@ -70,9 +70,15 @@ class Shelf:
         return self._folder / f"{self.identity(need)}.safetensors"
 
     def identity(self, need: Need) -> str:
-        """A hash of base, settings, job (pictures, prompts, frozen adapters, rule, seed) and step."""
+        """A hash of base, arithmetic, settings, job (pictures, prompts, frozen adapters, rule, seed) and step."""
         settings = self.settings(need)
-        parts = [self.base.fingerprint, settings.to_mapping(), self.job(need).content_hash, self.stop(need)]
+        parts = [
+            self.base.fingerprint,
+            str(self.base.dtype),
+            settings.to_mapping(),
+            self.job(need).content_hash,
+            self.stop(need),
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def settings(self, need: Need) -> TrainSettings:

@@ -106,6 +106,7 @@ class Relay:
         self.queue, self._every, self._exams = queue, every, exams or Exams()
         self.trainer = Trainer(base, queue[:k], settings)
         self.held = torch.arange(k)  # number of each slot's job
+        self._last = torch.arange(k)  # the same, and of an empty slot the job that it had: it stays in the batch
         self.next = k
         self._probe = Probe(base, self._exams.jobs[:k], settings, self._exams.batch) if self._exams.jobs else None
         self._marks = {name: torch.full((k,), math.nan) for name in ("before", "best", "best_step")}
@@ -131,7 +132,7 @@ class Relay:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of all that changes, by name."""
-        own = {"held": self.held, "next": torch.tensor(self.next), **self._marks}
+        own = {"held": self.held, "last": self._last, "next": torch.tensor(self.next), **self._marks}
         return {
             **self.trainer.state_dict(),
             **{f"relay.{name}": tensor.clone() for name, tensor in own.items()},
@@ -147,9 +148,8 @@ class Relay:
         if state.get("relay.held", torch.empty(0)).shape != self.held.shape:
             raise InputError("the saved state is of a bank with another number of slots: use its number")
         self.held, self.next = state["relay.held"].clone(), int(state["relay.next"])
-        for slot, number in enumerate(self.held.tolist()):
-            if number != EMPTY:
-                self._put(slot, number)
+        for slot, number in enumerate(state["relay.last"].tolist()):
+            self._put(slot, number)
         self.trainer.load_state_dict({n: t for n, t in state.items() if not n.startswith(("relay.", "kept."))})
         for name in self._marks:
             self._marks[name] = state[f"relay.{name}"].clone()
@@ -210,6 +210,7 @@ class Relay:
             rows[slot] = 0 if name == "stale" else math.nan
 
     def _put(self, slot: int, number: int) -> None:
+        self._last[slot] = number
         self.trainer.refill(slot, self.queue[number])
         if self._probe:
             self._probe.fill(slot, self._exams.jobs[number])

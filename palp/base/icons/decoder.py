@@ -52,7 +52,7 @@ def reconstruction_loss(rebuilt: Float[Tensor, "n ..."], pictures: Float[Tensor,
 @torch.no_grad()
 def last_stages(vae: AutoencoderTiny) -> LastStages:
     """The stages after the last trained block, read off: each latent cell shows what another coefficient does."""
-    layers = copy.deepcopy(vae.decoder).double().get_submodule("layers")
+    layers = copy.deepcopy(vae.decoder).cpu().double().get_submodule("layers")
     assert isinstance(layers, nn.Sequential)
     last = spare_blocks(vae)[-1]
     count = 1 + next(index for index, layer in enumerate(vae.decoder.layers) if layer is last)

@@ -15,6 +15,8 @@ from palp.base.icons.dataset import render_example, to_tensor
 from palp.base.icons.export import write_grid
 from palp.base.icons.grammar import Scene, caption, random_scene
 from palp.base.icons.judges import AttributeJudge, labels
+from palp.draw import Sampling
+from palp.errors import InputError
 from palp.evaluate.intervals import Estimate, estimate
 
 ATTRIBUTES = ("style", "place", "weather", "palette", "subject", "companion")
@@ -42,7 +44,11 @@ def evaluate_base(base: Base, judge: AttributeJudge, count: int, guidance: float
     """Sample `count` held-out captions, DDIM 20 steps, and let the attribute judge name every element.
 
     Weather, palette and companion count where the caption asks for one.
+
+    Raises:
+        InputError: a guidance scale that is not finite, or gives pictures that are not.
     """
+    Sampling(STEPS, guidance)  # refuses what is no scale
     scenes = held_out_scenes(count)
     captions = [caption(scene) for scene in scenes]
     parts = []
@@ -52,6 +58,10 @@ def evaluate_base(base: Base, judge: AttributeJudge, count: int, guidance: float
         seeds = range(start, start + len(text))
         parts.append(sample(base, text, null, seeds, steps=STEPS, guidance=guidance, scheduler="ddim"))
     pictures = torch.cat(parts)
+    if not pictures.isfinite().all():
+        raise InputError(
+            f"the pictures are not finite: the guidance scale of {guidance:g} is too large; choose a smaller one"
+        )
     renders = to_tensor(
         np.stack(
             [render_example(HELD_OUT_SEED + i, held_out=True, scene=scene).picture for i, scene in enumerate(scenes)]

@@ -158,7 +158,7 @@ class Eyes:
     @torch.no_grad()
     def attributes(self, pictures: Float[Tensor, "n 3 128 128"]) -> tuple[dict[str, Tensor], Float[Tensor, "n dim"]]:
         """Logits by attribute, and unit subject embeddings."""
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             parts = [self._attributes(part.to(self._device)) for part in pictures.split(AT_ONCE)]
         logits = {name: torch.cat([part[0][name] for part in parts]).cpu() for name in parts[0][0]}
         return logits, torch.cat([part[1] for part in parts]).cpu()
@@ -166,7 +166,7 @@ class Eyes:
     @torch.no_grad()
     def looks(self, pictures: Float[Tensor, "n 3 128 128"]) -> Float[Tensor, "n dim"]:
         """SmallCLIP's unit embeddings of pictures."""
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             parts = [self._clip.embed_pictures(part.to(self._device)) for part in pictures.split(AT_ONCE)]
         return torch.cat(parts).cpu()
 

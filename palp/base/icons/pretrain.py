@@ -110,7 +110,7 @@ def pretrain(
     train_stage("denoiser", denoiser, folder, settings.denoiser.pictures, sheets)
     pictures = load_pictures(chunks[:DECODER_CHUNKS])
     scenes = [scene for chunk in chunks[:REDRAWN_CHUNKS] for scene in scenes_of(chunk)]
-    again = redraw_stage(folder / "redrawn.safetensors", denoiser, vae, scenes)
+    again = redraw_stage(folder / f"redrawn-{numbers.start}-{numbers.stop}.safetensors", denoiser, vae, scenes)
     decoder = DecoderTraining(vae, pictures, settings.decoder, device, again)
     train_stage("decoder", decoder, folder, settings.decoder.pictures)
     export_pipeline(weights, denoiser, decoder, vae, load_tokenizer(folder / "tokenizer"))
