@@ -49,7 +49,7 @@ make_environment() {
 
 install_packages() {
     say "installing the packages of requirements.lock into .venv; the first time this takes some minutes"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 }
 
 install_project() { # setuptools is in the lock, so nothing more is fetched
