@@ -106,7 +106,8 @@ def encode_pictures(base: Base, subject: Subject, flip: bool = False) -> Float[T
 def latents_source(base: Base, subject: Subject, flip: bool = False) -> str:
     """sha256 over all that `encode_pictures` makes latents from: their own bits differ from machine to machine."""
     placed = base.place is not None and not subject.artwork
-    parts = [subject.content_hash, placed, flip, weights_fingerprint(base.vae)]
+    encoder = getattr(base.vae, "encoder", base.vae)  # adapters fit any decoder
+    parts = [subject.content_hash, placed, flip, weights_fingerprint(encoder)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
