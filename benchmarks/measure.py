@@ -95,7 +95,7 @@ def report(name: str, base: Base, rows: Rows, settings: Mapping[str, Any], out: 
     about = {
         "base": base.fingerprint,
         "device": base.device.type,
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": base.arithmetic,
         "threads": torch.get_num_threads(),
     }
     write_results(path, rows, f"python -m benchmarks.{name}", about | dict(settings))

@@ -95,8 +95,7 @@ def learn_hypernet(
 
 def _resolved(base: Base, corpus: Corpus, config: HyperConfig, settings: HyperSettings) -> dict[str, Any]:
     """Everything that fixes a run's result, as JSON values."""
-    arithmetic = str(base.dtype).removeprefix("torch.")
-    head = {"base": base.fingerprint, "arithmetic": arithmetic, "corpus": corpus_hash(corpus)}
+    head = {"base": base.fingerprint, "arithmetic": base.arithmetic, "corpus": corpus_hash(corpus)}
     return {**head, **asdict(config), **settings.to_mapping()}
 
 

@@ -86,7 +86,7 @@ def resolved(base: Base, job: Job, settings: TrainSettings) -> dict[str, Any]:
     """Everything that fixes a run's result, as JSON values."""
     return {
         "base": base.fingerprint,
-        "arithmetic": str(base.dtype).removeprefix("torch."),
+        "arithmetic": base.arithmetic,
         "form": "residual" if job.residual else "joint",
         "rule": job.rule,
         "prompt": job.subjects[0].prompts.target,

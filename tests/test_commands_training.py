@@ -170,6 +170,7 @@ def test_set_stands_where_the_option_of_that_name_was_not_given(base: tuple[obje
         (("pretrain-base", "--device", "foo"), "got device 'foo'"),
         (("evaluate-base", "--out", "sheet.png"), "give a .json file"),
         (("evaluate-base", "--out", "."), "give a .json file"),
+        (("evaluate-base", "--guidance", "nan"), "the guidance scale is nan, and must be finite"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(command: tuple[str, ...], sentence: str) -> None:

@@ -67,7 +67,7 @@ def test_all_jobs_of_a_seed_begin_at_one_point(base: Base, queue: list[Job]) -> 
     assert trainer.steps.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("killed_after", [1, 4, 6])
+@pytest.mark.parametrize("killed_after", [1, 4, 6, 10])
 def test_resumed_bit_for_bit(base: Base, queue: list[Job], exams: list[Job], killed_after: int) -> None:
     def relay() -> Relay:
         return Relay(base, queue, how(), 2, 2, Exams(exams, batch=3, patience=9))
@@ -80,6 +80,8 @@ def test_resumed_bit_for_bit(base: Base, queue: list[Job], exams: list[Job], kil
             break
     second = relay()
     second.load_state_dict(first.state_dict())
+    names = [[job.name for job in relay.trainer.jobs] for relay in (first, second)]
+    assert names[0] == names[1], "an empty slot's last job stays in the batch"
     got |= finished(second)
     assert sorted(got) == sorted(whole)
     for number, done in whole.items():

@@ -62,7 +62,7 @@ def open_study(
     rivals = _Rivals(predictor, corpus, train, chosen, multi_steps, refine, work, identity[:16], bar)
     cast = Cast(predictor, corpus, rivals.multi, rivals.refined if refine else None)
     sampling = Sampling(steps, guidance_scale(base.name))
-    drawn = f"{base.dtype}-{weights_fingerprint(base.vae)}-{judge.identity}"
+    drawn = f"{base.arithmetic}-{weights_fingerprint(base.vae)}-{judge.identity}"
     return HyperStudy(
         cast, judge, chosen, seeds, sampling, work, f"{identity}-{drawn}-{refine}-{multi_steps}", bar, subjects
     )

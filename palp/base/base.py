@@ -66,6 +66,11 @@ class Base:
         return next(iter(self.encoders.values())).embedding.weight.dtype
 
     @property
+    def arithmetic(self) -> str:
+        """The name of `dtype`, as files have it: "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of the default latents."""
         side = self.unet.config.sample_size

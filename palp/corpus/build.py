@@ -47,10 +47,9 @@ def build_part(base: Base, plan: CorpusPlan, out: Path, part: Part, report: Repo
         CorpusError, OutputError: what is on disk cannot be used, or nothing can be written.
     """
     folder, settings = CorpusFolder(out), recipe(base.name, "residual", plan.recipe)
-    arithmetic = str(base.dtype).removeprefix("torch.")
     prompts = plan.prompts.prompts()
     _check(base, plan, settings, prompts, part, begun=folder.plan.is_file())
-    identity = {"base": base.fingerprint, "arithmetic": arithmetic, "settings": plan.to_mapping()}
+    identity = {"base": base.fingerprint, "arithmetic": base.arithmetic, "settings": plan.to_mapping()}
     folder.begin(
         {**identity, "recipe": {**settings.to_mapping(), "rule": RESIDUAL, "pictures": plan.pictures}},
         prompts,

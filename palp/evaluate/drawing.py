@@ -49,7 +49,7 @@ class Gallery:
 
     def __init__(self, shelf: Shelf, folder: Path, sampling: Sampling, bar: Bar) -> None:
         self._shelf, self._folder, self._sampling, self._bar = shelf, folder, sampling, bar
-        self._base = [shelf.base.fingerprint, str(shelf.base.dtype), weights_fingerprint(shelf.base.vae)]
+        self._base = [shelf.base.fingerprint, shelf.base.arithmetic, weights_fingerprint(shelf.base.vae)]
 
     def fill(self, shots: Sequence[Shot], title: str) -> None:
         """Draw what is missing; its adapters must be trained."""

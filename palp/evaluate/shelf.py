@@ -74,7 +74,7 @@ class Shelf:
         settings = self.settings(need)
         parts = [
             self.base.fingerprint,
-            str(self.base.dtype),
+            self.base.arithmetic,
             settings.to_mapping(),
             self.job(need).content_hash,
             self.stop(need),

@@ -243,7 +243,7 @@ class Trainer:
         """What a checkpoint's trainer must share with the one that loads it."""
         return {
             "base": self.base.fingerprint,
-            "arithmetic": str(self.base.dtype),
+            "arithmetic": self.base.arithmetic,
             "settings": json.dumps(self.settings.to_mapping()),
             "jobs": json.dumps([job.content_hash for job in self.jobs]),
         }

@@ -68,7 +68,7 @@ def run_bench(
         "base": base.fingerprint,
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "arithmetic": str(base.dtype).removeprefix("torch."),
+        "arithmetic": base.arithmetic,
         "prediction": None if predictions is None else predictions.network.runner,
         "plan": asdict(plan) | asdict(traffic),
         "sides": rows_as_json(compare(rounds[1:])),  # the first is to warm up

@@ -54,8 +54,7 @@ class Slots:
     """
 
     def __init__(self, base: Base, rank: int, count: int) -> None:
-        dtype = str(base.dtype).removeprefix("torch.")
-        spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank), dtype)
+        spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank), base.arithmetic)
         self.bank = AdapterBank(base.unet, spec, count + 1).requires_grad_(False).attach()
         self._merge = Merge(base.unet, self.bank, {site.name for site in base.sites("cross-kv")})
         self._slot_of: OrderedDict[Combination, int] = OrderedDict()

@@ -140,11 +140,11 @@ def build_judges() -> tuple[AttributeJudge, SmallCLIP]:
 
 
 @cache
-def load_judges(device: torch.device = torch.device("cpu")) -> tuple[AttributeJudge, SmallCLIP]:  # noqa: B008 (a constant)
-    """The shipped judges, frozen. Raises BaseLoadError when the package has none."""
+def load_judges(device: torch.device | None = None) -> tuple[AttributeJudge, SmallCLIP]:
+    """The shipped judges, frozen, by default on the CPU. Raises BaseLoadError when the package has none."""
     judges = read_judges(FOLDER)
     for judge in judges:
-        judge.to(device).eval().requires_grad_(False)
+        judge.to(device or "cpu").eval().requires_grad_(False)
     return judges
 
 
