@@ -65,8 +65,9 @@ class HyperSettings(CheckedSettings):
             self.require(name, getattr(self, name) >= 2, "at least 2, for a prompt is held against others")
         for name in ("lr", "lr_gain", "clip", "temperature"):
             self.require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("warmup", "weight_decay", "margin", "recipe_margin", "patience", "seed", *TERMS):
+        for name in ("warmup", "weight_decay", "margin", "recipe_margin", "patience", *TERMS):
             self.require(name, 0 <= getattr(self, name) < math.inf, "0 or above")
+        self.require_seeds("seed")
         self.require("ema", 0 <= self.ema < 1, "from 0 to below 1")
         self.require("tune", 0 <= self.tune_steps <= self.steps, f"from 0 to steps {self.steps}")
         left = self.steps - self.tune_steps

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from palp.errors import InputError
 
-__all__ = ["CheckedSettings", "check_names", "from_mapping"]
+__all__ = ["MOST_SEED", "CheckedSettings", "check_names", "from_mapping"]
+
+MOST_SEED = 2**63 - 1  # a generator takes a little more; files and protocols do not
 
 Settings = TypeVar("Settings")
 
@@ -24,6 +26,11 @@ class CheckedSettings:
         """Raise InputError with the setting's name and value unless it holds."""
         if not holds:
             raise InputError(f"the setting {name} is {getattr(self, name)!r}, and must be {expected}")
+
+    def require_seeds(self, *names: str) -> None:
+        """Raise InputError unless each of these settings can be a generator's seed."""
+        for name in names:
+            self.require(name, 0 <= getattr(self, name) <= MOST_SEED, "from 0 to below 2^63")
 
     @classmethod
     def from_mapping(cls: type[Settings], values: Mapping[str, Any]) -> Settings:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from palp.errors import InputError
+from palp.settings import MOST_SEED
 
 __all__ = [
-    "MOST_SEED",
     "Cancelled",
     "Details",
     "Done",
@@ -26,7 +26,6 @@ __all__ = [
     "Ticket",
 ]
 
-MOST_SEED = 2**63 - 1
 SubjectState = Literal["waiting", "learning", "ready", "failed"]
 
 

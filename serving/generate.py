@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from palp.cli.options import BaseConfig, BaseName, Device, Dtype, Json, print_json
+from palp.settings import MOST_SEED
 
 if TYPE_CHECKING:
     from palp.base import Base
@@ -49,7 +50,7 @@ SubjectScale = Annotated[
 PromptScale = Annotated[float, typer.Option(help="Strength of the prompt adapter.")]
 Seeds = Annotated[
     list[int] | None,
-    typer.Option("--seed", min=0, max=2**63 - 1, help="Of the noise; may be repeated; 0 by default."),
+    typer.Option("--seed", min=0, max=MOST_SEED, help="Of the noise; may be repeated; 0 by default."),
 ]
 Count = Annotated[int, typer.Option(min=1, help="Pictures a prompt, with seeds that follow on the one given.")]
 Grid = Annotated[Path | None, typer.Option(help="PNG file with all pictures: prompts down, seeds across.")]

@@ -14,9 +14,9 @@ from palp.adapter import Adapter
 from palp.compose import compose, subject_strength
 from palp.draw import Picture, Sampling
 from palp.errors import InputError
+from palp.settings import MOST_SEED
 from palp.sheets import contact_sheet, save_png
 from palp.words import check_words
-from serving.contract import MOST_SEED
 from serving.prompt_adapters import PromptAdapter
 from serving.subjects.named import NamedSubject
 

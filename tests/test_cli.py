@@ -63,6 +63,7 @@ def app_that_raises(error: BaseException) -> typer.Typer:
 
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+LONG = OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     [
         (InputError("got 0 pictures, expected 1 or more"), 2, "error: got 0 pictures, expected 1 or more\n"),
         (FULL, 2, "error: no space is left on the disk: free some space, or choose another folder\n"),
+        (LONG, 2, f"error: the path {'x' * 100}… cannot be used (File name too long): give another one\n"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
     ],

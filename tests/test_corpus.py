@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from palp.atomic import write_json
+from palp.base import Base
 from palp.corpus import Corpus, open_corpus
 from palp.corpus.build import build_part
 from palp.corpus.folder import CorpusFolder, Part, only_one
@@ -26,6 +28,7 @@ from palp.corpus.merge import merge
 from palp.corpus.plan import ExamPlan, Gate, SubjectPlan, read_plan
 from palp.corpus.shards import Shard, write_shard
 from palp.corpus.stats import sheet, stats
+from palp.draw import Picture, Sampling, draw
 from palp.errors import CorpusError, InputError
 from palp.guidance import RESIDUAL
 from tests.commands import PALP_HYPER, invoke, refuses, succeeds
@@ -190,6 +193,20 @@ def test_the_gate_rejects_and_keeps_aside(gate: Gate, reason: str, whole: Corpus
         sheet(corpus, 4)
 
 
+def test_an_adapter_that_draws_nothing_finite_is_refused_and_stops_nobody(
+    whole: CorpusFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflows(base: Base, pictures: Sequence[Picture], sampling: Sampling) -> torch.Tensor:
+        if any("cap" in picture.prompt for picture in pictures):
+            raise InputError("the pictures are not finite")
+        return draw(base, pictures, sampling)
+
+    monkeypatch.setattr("palp.corpus.build.draw", overflows)
+    folder = build(whole.path.parent / "in", tmp_path / "out")
+    assert open_corpus(folder.path).rejected == {KEYS[2]: "its picture is not finite"}
+    assert list(problems(folder)) == []
+
+
 def rewrite(folder: CorpusFolder, number: int, change: Any) -> None:
     """Another content of a shard, which the manifest is made to agree with."""
     shard = Shard.open(folder.shard(number))
@@ -313,6 +330,7 @@ def test_others_are_refused(copy: CorpusFolder, whole: CorpusFolder, tmp_path: P
         ("shard_size: 1.5", "shard_size is 1.5, and must be of type int"),
         ("twins: -1", "twins is -1"),
         ("seed: -1", "seed is -1"),
+        ("exams: {seed: 9223372036854775808}", "seed is 9223372036854775808, and must be from 0 to below 2"),
     ],
 )
 def test_plans_that_cannot_be_are_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_refused(base: Base) -> None:
         joint(base, rule="composed")
     with pytest.raises(InputError, match="no guidance rule 'dds'"):
         joint(base, rule="dds")
-    with pytest.raises(InputError, match="0 or above"):
+    with pytest.raises(InputError, match="from 0 to below 2"):
         replace(joint(base), seed=-1)
     with pytest.raises(InputError, match="'rank' of job 'job' is no setting of its own"):
         replace(joint(base), guidance=(("rank", 4.0),))

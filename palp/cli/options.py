@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from palp.errors import InputError
+from palp.settings import MOST_SEED
 
 __all__ = [
     "BaseConfig",
@@ -51,7 +52,7 @@ Rank = Annotated[int | None, typer.Option(min=1, help="Of the LoRA pairs.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate of the LoRA pairs.")]
 Optimizer = Annotated[Literal["adamw", "prodigy"] | None, typer.Option(help="Update rule.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the first weights, pictures, timesteps and noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the first weights, pictures, timesteps and noise.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Learn the mirror images of the pictures too.")]
 SamplesEvery = Annotated[int, typer.Option(min=0, help="Steps between sheets of pictures in samples/; 0 for none.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Write logs for tensorboard into this folder.")]

@@ -6,6 +6,7 @@ on standard error · 130 Ctrl-C · 141 the reader of our output went away.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ __all__ = ["create_app"]
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+SHOWN = 100  # characters of a path that cannot be used
 
 
 def create_app(name: str, help_text: str) -> typer.Typer:
@@ -77,9 +80,16 @@ def run() -> Iterator[None]:
         _discard_output()
         raise typer.Exit(BROKEN_PIPE) from None
     except Exception as error:
-        if not disk_is_full(error):
+        if disk_is_full(error):
+            _stop("no space is left on the disk: free some space, or choose another folder")
+        if not (isinstance(error, OSError) and error.errno in UNUSABLE and error.filename):
             raise
-        _stop("no space is left on the disk: free some space, or choose another folder")
+        _stop(f"the path {_short(error.filename)} cannot be used ({error.strerror}): give another one")
+
+
+def _short(path: str | bytes) -> str:
+    name = os.fsdecode(path)
+    return name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
 
 
 def _discard_output() -> None:

@@ -99,6 +99,7 @@ class _Builder:
         self._train = list(read_subjects(folder, "train").values())
         self._probe = list(read_subjects(folder, "probe").values()) or self._train
         self._weight = _weight_norm(base, settings)
+        self._sampling = Sampling(plan.preview_steps, guidance_scale(base.name))
 
     def build(self, part: Part, report: Report) -> None:
         """Train what is not decided, and seal each shard as its last item is."""
@@ -161,26 +162,32 @@ class _Builder:
         sealed = {i.key for n, rows in self._shards.items() if self._folder.shard(n).is_file() for i in rows}
         pairs = [(item, done) for item, done in pairs if item.key not in sealed]
         finite = [(item, done) for item, done in pairs if _is_finite(done)]
+        drawn = {}
         for (item, done), preview in zip(finite, self._previews(finite), strict=True):
-            save_png(preview, self._folder.staged(item.key, PREVIEW))
+            drawn[item.key] = preview is not None
+            if preview is not None:
+                save_png(preview, self._folder.staged(item.key, PREVIEW))
             done.adapter.save(self._folder.staged(item.key, "safetensors"))
         for item, done in pairs:
             metrics = self._metrics(done)
             record = {
                 "prompt": item.prompt.text, "elements": dict(item.prompt.elements), "cluster": item.prompt.cluster,
                 "split": item.prompt.split, "twin": item.twin, "metrics": metrics,
-                "rejected": _reason(self._plan.gate, done, metrics),
+                "rejected": _reason(self._plan.gate, done, metrics, drawn.get(item.key, False)),
             }  # fmt: skip
             write_json(self._folder.staged(item.key, RECORD), record)
 
     def _previews(self, pairs: Sequence[tuple[Item, Finished]]) -> list[Any]:
-        """Each prompt with its adapter and the first subject."""
-        if not pairs:
-            return []
+        """Each prompt with its adapter and the first subject; None where that is no finite picture."""
         subject = self._train[0].adapter
         pictures = [Picture(item.prompt.text, 0, over_subject(subject, done.adapter)) for item, done in pairs]
-        sampling = Sampling(self._plan.preview_steps, guidance_scale(self._base.name))
-        return to_images(draw(self._base, pictures, sampling))
+        return self._drawn(pictures) if pictures else []
+
+    def _drawn(self, pictures: Sequence[Picture]) -> list[Any]:
+        try:
+            return to_images(draw(self._base, pictures, self._sampling))
+        except InputError:  # one of them is not finite
+            return [None] if len(pictures) == 1 else [self._drawn([picture])[0] for picture in pictures]
 
     def _metrics(self, done: Finished) -> dict[str, float]:
         norm = math.sqrt(sum(value**2 for value in done.adapter.norms().values())) / self._weight
@@ -215,14 +222,16 @@ def _is_finite(done: Finished) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
-def _reason(gate: Gate, done: Finished, metrics: dict[str, float]) -> str | None:
-    """Why an adapter is refused; None if it is not."""
+def _reason(gate: Gate, done: Finished, metrics: dict[str, float], drawn: bool) -> str | None:
+    """Why an adapter is refused; None if it is not. `drawn`: whether its preview is a finite picture."""
     if done.failed_at >= 0 or not _is_finite(done) or "gain" not in metrics:
         return f"not finite in step {max(done.failed_at, done.steps)}"
     if metrics["gain"] < gate.min_gain:
         return f"gain {metrics['gain']:.4f} below {gate.min_gain}"
     if metrics["norm"] > gate.max_norm:
         return f"norm {metrics['norm']:.4f} above {gate.max_norm}"
+    if not drawn:
+        return "its picture is not finite"
     return None
 
 

@@ -38,8 +38,9 @@ class PromptPlan(CheckedSettings):
 
     def __post_init__(self) -> None:
         self.require("train", self.train >= 1, "at least 1")
-        for name in ("paraphrase", "combination", "word", "longer", "seed"):
+        for name in ("paraphrase", "combination", "word", "longer"):
             self.require(name, getattr(self, name) >= 0, "0 or above")
+        self.require_seeds("seed")
 
     def prompts(self) -> list[CorpusPrompt]:
         """The prompts, in the order of their keys.
@@ -102,7 +103,7 @@ class ExamPlan(CheckedSettings):
         for name in ("every", "batch", "patience"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         self.require("min_delta", 0 <= self.min_delta < 1, "from 0 to below 1")
-        self.require("seed", self.seed >= 0, "0 or above")
+        self.require_seeds("seed")
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,9 @@ class CorpusPlan(CheckedSettings):
     def __post_init__(self) -> None:
         for name in ("train_subjects", "held_out_subjects", "slots", "shard_size", "preview_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("probe_subjects", "seed", "twins", "twin_seed"):
+        for name in ("probe_subjects", "twins"):
             self.require(name, getattr(self, name) >= 0, "0 or above")
+        self.require_seeds("seed", "twin_seed")
         self.require("pictures", self.pictures in PICTURES, f"one of {', '.join(PICTURES)}")
         if self.seed == self.twin_seed:
             raise InputError(f"seed and twin_seed are both {self.seed}: twins need another seed")

@@ -16,6 +16,7 @@ from palp.compose import strength_note
 from palp.errors import InputError
 from palp.guidance import RESIDUAL, find_rule
 from palp.prompts import Prompts, make_prompts
+from palp.settings import MOST_SEED
 from palp.subjects import Subject, encode_pictures, latents_source
 from palp.train.settings import TrainSettings
 
@@ -85,8 +86,8 @@ class Job:
             )
         if odd := [name for name, _ in self.guidance if name not in GUIDANCE]:
             raise InputError(f"{odd[0]!r} of job {self.name!r} is no setting of its own: choose {', '.join(GUIDANCE)}")
-        if self.seed < 0:
-            raise InputError(f"the seed of job {self.name!r} is {self.seed}, and must be 0 or above")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"the seed of job {self.name!r} is {self.seed}, and must be from 0 to below 2^63")
 
     @property
     def residual(self) -> bool:

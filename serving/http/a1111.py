@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from palp.errors import InputError
-from serving.contract import MOST_SEED, PictureRequest
+from palp.settings import MOST_SEED
+from serving.contract import PictureRequest
 from serving.http.drawing import Drawing
 from serving.http.images import check_limits, timing_headers
 from serving.http.service import Owner, Service, ServiceOf

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from palp.errors import InputError
-from serving.contract import MOST_SEED, Cancelled, Details, Done, Failed, PictureRequest, Queued, Step
+from palp.settings import MOST_SEED
+from serving.contract import Cancelled, Details, Done, Failed, PictureRequest, Queued, Step
 from serving.errors import DrainingError
 from serving.http.drawing import Drawing
 from serving.http.problems import Refusal, problem_of
