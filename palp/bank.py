@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from palp.adapter import Adapter, AdapterSpec, widest
+from palp.branch import Branch, Routing, common_run
 from palp.errors import AdapterMismatchError, InputError
 
 __all__ = ["AdapterBank"]
-
-
-@dataclass(frozen=True)
-class _Routing:
-    """A batch cut into equal runs of one slot; `slots` has an entry a run, None if they are 0, …, K-1."""
-
-    batch: int
-    slots: Tensor | None
-    scale: Float[Tensor, "batch 1 1"] | float  # times alpha / rank
 
 
 class AdapterBank(nn.Module):
@@ -60,7 +52,7 @@ class AdapterBank(nn.Module):
         self.slots = slots
         self._layers = {site.name: _layer(unet, site.name) for site in spec.sites}  # a plain dict: no submodules
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._routing: _Routing | None = None
+        self._routing: Routing | None = None
         self._lent: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for site in spec.sites:
@@ -133,13 +125,7 @@ class AdapterBank(nn.Module):
         finally:
             self._lent = before
 
-    def _factors(self, site: str) -> tuple[Tensor, Tensor]:
-        if self._lent is not None:
-            down, up = self._lent
-            return down[site], up[site]
-        return self.down[key(site)], self.up[key(site)]
-
-    def _plan(self, slots: Tensor, scale: Tensor | float) -> _Routing:
+    def _plan(self, slots: Tensor, scale: Tensor | float) -> Routing:
         wanted = slots.tolist()
         if not wanted or not all(0 <= slot < self.slots for slot in wanted):
             raise InputError(f"a batch is routed to slots {wanted}, and the bank has 0 to {self.slots - 1}")
@@ -147,10 +133,9 @@ class AdapterBank(nn.Module):
             if scale.shape != slots.shape:
                 raise InputError(f"{len(scale)} scales were given for {len(wanted)} samples: give one a sample")
             scale = scale.to(self.device)[:, None, None]
-        run = _common_run(wanted)
-        rows = wanted[::run]
+        rows = wanted[:: common_run(wanted)]
         index = None if rows == list(range(self.slots)) else torch.tensor(rows, device=self.device)
-        return _Routing(len(wanted), index, self.spec.scale * scale)
+        return Routing(len(wanted), tuple(rows), index, self.spec.scale * scale)
 
     @property
     def device(self) -> torch.device:
@@ -158,16 +143,18 @@ class AdapterBank(nn.Module):
         return next(self.parameters()).device
 
     def _hook(self, site: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+        branch = Branch(self.down[key(site)], self.up[key(site)])
+
         def add_delta(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            if self._routing is None:
+            routing, lent = self._routing, self._lent
+            if routing is None:
                 return None
             x: Tensor = inputs[0]
-            if len(x) != self._routing.batch:
+            if len(x) != routing.batch:
                 raise InputError(
-                    f"{self._routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample"
+                    f"{routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample"
                 )
-            down, up = self._factors(site)
-            return _with_delta(output, x.to(output.dtype), down, up, self._routing)
+            return branch.add(output, x, routing, None if lent is None else (lent[0][site], lent[1][site]))
 
         return add_delta
 
@@ -239,30 +226,3 @@ def _layer(unet: nn.Module, name: str) -> nn.Linear:
         kind = type(layer).__name__
         raise AdapterMismatchError(f"the adapter changes {name}, and the base has a {kind} there, not a Linear")
     return layer
-
-
-def _common_run(slots: list[int]) -> int:
-    """The largest n such that the slots are runs of n equal ones."""
-    cuts = [i for i in range(1, len(slots)) if slots[i] != slots[i - 1]]
-    return math.gcd(len(slots), *cuts)
-
-
-def _with_delta(
-    output: Float[Tensor, "batch *tokens out"],
-    x: Float[Tensor, "batch *tokens in"],
-    down: Float[Tensor, "slots rank in"],
-    up: Float[Tensor, "slots out rank"],
-    routing: _Routing,
-) -> Float[Tensor, "batch *tokens out"]:
-    """output + scale · B[slot] (A[slot] x): two products a run of equal slots, of which the second also adds up."""
-    if routing.slots is not None:
-        down, up = down.index_select(0, routing.slots), up.index_select(0, routing.slots)
-    runs, scale = len(down), routing.scale
-    inner = torch.bmm(x.reshape(runs, -1, x.shape[-1]), down.to(x.dtype).mT)
-    if isinstance(scale, Tensor):
-        inner = (inner.view(routing.batch, -1, inner.shape[-1]) * scale).view_as(inner).to(x.dtype)
-        scale = 1.0
-    plain, up = output.reshape(runs, -1, output.shape[-1]), up.to(x.dtype).mT
-    if torch.is_grad_enabled():
-        return torch.baddbmm(plain, inner, up, alpha=scale).view_as(output)
-    return plain.baddbmm_(inner, up, alpha=scale).view_as(output)  # in place: nobody else has a layer's output yet

@@ -14,6 +14,7 @@ from torch import nn
 
 import palp.bank
 import palp.base.attention
+import palp.branch
 from palp.adapter import AdapterSpec, Site
 from tests.adapters import Tolerance, random_adapter, spec_of
 from tests.tiny import Kind, tiny_base
@@ -32,10 +33,17 @@ def without_checks(module: ModuleType) -> Any:
     return plain
 
 
+def bank_without_checks() -> Any:
+    """The class `AdapterBank`, on branches without checks."""
+    bank, branch = without_checks(palp.bank), without_checks(palp.branch)
+    bank.Branch, bank.Routing = branch.Branch, branch.Routing
+    return bank.AdapterBank
+
+
 def test_a_compiled_denoiser_follows_the_routes() -> None:
     layer = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 3))
     spec = AdapterSpec("tiny:0", (Site("0", 5, 6), Site("2", 6, 3)), rank=4, alpha=6.0)
-    bank = without_checks(palp.bank).AdapterBank(layer, spec, slots=2).attach()
+    bank = bank_without_checks()(layer, spec, slots=2).attach()
     for slot in range(2):
         bank.write(slot, random_adapter(spec, slot))
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
@@ -51,7 +59,7 @@ def test_new_adapters_and_prompts_do_not_compile_the_denoiser_again(kind: Kind) 
     base = tiny_base(kind)
     attention = without_checks(palp.base.attention)
     attention.use_block_attention(base.unet, attention.fused)
-    bank = without_checks(palp.bank).AdapterBank(base.unet, spec_of(base.unet), slots=5).attach()
+    bank = bank_without_checks()(base.unet, spec_of(base.unet), slots=5).attach()
     compiled = replace(base, unet=torch.compile(base.unet, backend="eager", fullgraph=True))
     x_t = torch.randn(4, *base.latent_shape)
 
