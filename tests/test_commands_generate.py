@@ -188,7 +188,7 @@ def test_demo_writes_one_sheet_and_learns_once(tiny_folder: Path, tmp_path: Path
     assert succeeds(PALP_HYPER, *command) == f"{tmp_path / 'demo' / 'demo.png'}\n"
     with Image.open(tmp_path / "demo" / "demo.png") as sheet:
         before = np.asarray(sheet)
-    assert before.shape[1] == LABEL_WIDTH + 2 * GAP + 3 * (SMALLEST_CELL + GAP)
+    assert before.shape[1] == LABEL_WIDTH + 2 * GAP + 4 * (SMALLEST_CELL + GAP)
     adapters = [tmp_path / "demo" / name / "adapter.safetensors" for name in ("subject", "palp-1", "palp-2")]
     times = [path.stat().st_mtime_ns for path in adapters]
     succeeds(PALP_HYPER, *command)

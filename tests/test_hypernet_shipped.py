@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from hypernet.demo import COLUMNS, Demo, run_demo
 from hypernet.file import load_hypernet
 from hypernet.predict import Predictor
 from hypernet.shipped import shipped_hypernet
 from hypernet.trust import nonsense
 from palp.base import load_base
 from palp.corpus.plan import read_plan
+from palp.learn import Report
+from palp.sheets import GAP, LABEL_WIDTH
 
 PLAN = Path(__file__).parents[1] / "configs" / "corpus-icons.yaml"
+SIDE = 128  # of the embedded base's pictures
+CELL = SIDE + GAP
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +31,11 @@ def predictor() -> Predictor:
     folder = shipped_hypernet(base)
     assert folder is not None, "the shipped hypernetwork is for other weights than the shipped base's"
     return Predictor(base, load_hypernet(folder / "hypernet.safetensors")[0])
+
+
+@contextmanager
+def no_bar(title: str) -> Iterator[Report]:
+    yield lambda *progress: None
 
 
 @pytest.mark.parametrize("class_word", ["dog", "truck", "robot", "zebra"])  # the corpus has none of the last three
@@ -35,3 +48,14 @@ def test_a_class_word_is_no_reason_to_abstain(predictor: Predictor, class_word: 
 def test_nonsense_is_a_reason(predictor: Predictor, form: str) -> None:
     prompts = [form.format(text) for text in nonsense(np.random.default_rng(5), 32)]
     assert predictor.predict(prompts, ["dog"] * len(prompts)).strength.tolist() == [0.0] * len(prompts)
+
+
+def test_the_demonstration_shows_it_beside_what_is_trained(predictor: Predictor, tmp_path: Path) -> None:
+    prompt = "a pencil sketch of [V] on a beach"
+    sheet = run_demo(predictor.base, tmp_path, Demo(prompts=(prompt,), steps=1), no_bar)
+    with Image.open(sheet) as image:
+        width, height = image.size
+        pictures = [np.asarray(image)[-SIDE - GAP : -GAP, x : x + SIDE] for x in range(width - 5 * CELL, width, CELL)]
+    assert (width, len(COLUMNS)) == (LABEL_WIDTH + 2 * GAP + 5 * CELL, 5)
+    assert height > SIDE
+    assert len({picture.tobytes() for picture in pictures}) == 5

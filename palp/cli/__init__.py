@@ -16,7 +16,6 @@ A command raises `PalpError`s and prints results; `palp.cli.shell` makes the sen
 
 from palp.cli.build_corpus import build_corpus
 from palp.cli.corpus import corpus
-from palp.cli.demo import demo
 from palp.cli.evaluate import evaluate
 from palp.cli.evaluate_base import evaluate_base
 from palp.cli.gate0 import gate0
@@ -32,7 +31,6 @@ app = create_app(
     "palp-hyper",
     "Personalise a text-to-image model so that it draws your subject and still follows your prompt.",
 )
-app.command("demo")(demo)
 app.command("train-subject")(train_subject)
 app.command("personalize")(personalize)
 app.command("inspect")(inspect)

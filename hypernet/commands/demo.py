@@ -18,10 +18,10 @@ def demo(
     device: Device = None,
     dtype: Dtype = "auto",
 ) -> None:
-    """Learn an example subject, align it with two prompts, and compare: minutes on two cores, and resumable."""
+    """Learn an example subject, draw it in two prompts in every way, and compare; minutes on two cores."""
+    from hypernet.demo import Demo, run_demo
     from palp.cli.base import open_base
     from palp.cli.progress import training_bar
-    from palp.demo import Demo, run_demo
 
     model = open_base(base, device, dtype, base_config)
     typer.echo(run_demo(model, out, Demo(steps=steps), training_bar))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypernet.file import load_hypernet
+from hypernet.predict import Predictor
+from hypernet.shipped import shipped_hypernet
 from palp.adapter import Adapter
 from palp.base import Base
+from palp.compose import over_subject
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.learn import Report, Watch, learn
@@ -25,7 +30,13 @@ PROMPTS = (
     "an oil painting of [V] in a meadow",
     "a watercolor painting of [V] on a beach",
 )
-COLUMNS = ("base model, class word", "subject adapter alone", "PALP")
+COLUMNS = (
+    "one of the pictures it is learned from",
+    "base model, class word",
+    "subject adapter alone",
+    "PALP, trained for the prompt",
+    "predicted for the prompt, in one pass",
+)
 Bar = Callable[[str], AbstractContextManager[Report]]
 
 
@@ -55,7 +66,8 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
         bar: opens a progress bar with a title.
 
     Returns:
-        `out/demo.png`: a row for each prompt, a column for each of `COLUMNS`.
+        `out/demo.png`: a row for each prompt, a column for each of `COLUMNS`; without the last for a base that no
+        hypernetwork is shipped for.
 
     Raises:
         InputError: there are no example pictures, or `out` holds a run with other settings.
@@ -65,23 +77,29 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
         raise InputError(f"there are no example pictures in {demo.pictures}: run the demo in a checkout of the project")
     subject = Subject(demo.class_word, read_pictures(demo.pictures, base.resolution))
     alone = _learned(base, out / "subject", subject, None, demo, bar)
-    aligned = [
-        _learned(base, out / f"palp-{number}", subject, prompt, demo, bar)
-        for number, prompt in enumerate(demo.prompts, start=1)
-    ]
-    pictures = []
-    for prompt, adapter in zip(demo.prompts, aligned, strict=True):
+    predictor = _predictor(base)
+    pictures: list[Picture] = []
+    for number, prompt in enumerate(demo.prompts, start=1):
+        aligned = _learned(base, out / f"palp-{number}", subject, prompt, demo, bar)
         clean = make_prompts([subject], prompt)[subject.placeholder].clean
-        pictures.append(Picture(clean, demo.seed))
-        pictures.append(Picture(prompt, demo.seed, alone))
-        pictures.append(Picture(prompt, demo.seed, adapter))
+        pictures += [Picture(clean, demo.seed), Picture(prompt, demo.seed, alone), Picture(prompt, demo.seed, aligned)]
+        if predictor is not None:
+            predicted = over_subject(alone, predictor.predict_adapter(prompt, demo.class_word))
+            pictures.append(Picture(prompt, demo.seed, predicted))
     images = to_images(draw(base, pictures, Sampling(guidance=guidance_scale(base.name))))
-    width = len(COLUMNS)
-    rows = [images[start : start + width] for start in range(0, len(images), width)]
+    width = len(pictures) // len(demo.prompts)
+    learned_from = itertools.cycle(to_images(subject.pictures))
+    rows = [[next(learned_from), *images[start : start + width]] for start in range(0, len(images), width)]
     sheet = out / "demo.png"
     notes = {"prompt": "\n".join(demo.prompts), "seed": str(demo.seed), "base": base.fingerprint}
-    save_png(contact_sheet(rows, demo.prompts, COLUMNS), sheet, notes)
+    save_png(contact_sheet(rows, demo.prompts, COLUMNS[: 1 + width]), sheet, notes)
     return sheet
+
+
+def _predictor(base: Base) -> Predictor | None:
+    """The hypernetwork that ships for the base, if one does."""
+    folder = shipped_hypernet(base)
+    return None if folder is None else Predictor(base, load_hypernet(folder / "hypernet.safetensors")[0])
 
 
 def _learned(base: Base, folder: Path, subject: Subject, prompt: str | None, demo: Demo, bar: Bar) -> Adapter:
