@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -81,7 +81,9 @@ class AdapterBank(nn.Module):
         Attach before `torch.compile`: a compiled denoiser does not notice hooks that come later.
         """
         if not self._handles:
-            self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in self._layers.items()]
+            for site, layer in self._layers.items():
+                branch = Branch(self.down[key(site)], self.up[key(site)])
+                self._handles.append(layer.register_forward_hook(partial(self._add_branch, site, branch)))
         return self
 
     def detach(self) -> None:
@@ -142,21 +144,17 @@ class AdapterBank(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def _hook(self, site: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
-        branch = Branch(self.down[key(site)], self.up[key(site)])
-
-        def add_delta(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            routing, lent = self._routing, self._lent
-            if routing is None:
-                return None
-            x: Tensor = inputs[0]
-            if len(x) != routing.batch:
-                raise InputError(
-                    f"{routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample"
-                )
-            return branch.add(output, x, routing, None if lent is None else (lent[0][site], lent[1][site]))
-
-        return add_delta
+    def _add_branch(
+        self, site: str, branch: Branch, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor
+    ) -> Tensor | None:
+        """The forward hook of a site."""
+        routing, lent = self._routing, self._lent
+        if routing is None:
+            return None
+        x: Tensor = inputs[0]
+        if len(x) != routing.batch:
+            raise InputError(f"{routing.batch} samples are routed, and the batch has {len(x)}: route one slot a sample")
+        return branch.add(output, x, routing, None if lent is None else (lent[0][site], lent[1][site]))
 
     def write(self, slot: int, adapter: Adapter) -> None:
         """Copy an adapter into a slot, in place.

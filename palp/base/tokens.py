@@ -156,16 +156,13 @@ def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
 @contextmanager
 def embeddings_replaced(table: nn.Embedding, batch: TokenBatch) -> Iterator[None]:
     """Within, `table` answers with the vectors of `batch` at their places."""
-
-    def replace(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        assert batch.vectors is not None
-        rows, columns = batch.places.unbind(1)
-        return output.index_put((rows, columns), batch.vectors.to(output.dtype))
-
     if batch.vectors is None:
         yield
         return
-    hook = table.register_forward_hook(replace)
+    places, vectors = batch.places.unbind(1), batch.vectors
+    hook = table.register_forward_hook(
+        lambda module, inputs, output: output.index_put(places, vectors.to(output.dtype))
+    )
     try:
         yield
     finally:

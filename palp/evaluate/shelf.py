@@ -47,6 +47,7 @@ class Shelf:
         self.base, self._folder, self._sizes, self._bar = base, folder, dict(sizes), bar
         self._subjects: dict[str, Subject] = {}
         self._jobs: dict[Need, Job] = {}
+        self._settings: dict[tuple[Form, tuple[tuple[str, Any], ...]], TrainSettings] = {}
         self._teachers: dict[str, Adapter] = {}
 
     def fill(self, needs: Iterable[Need]) -> None:
@@ -83,7 +84,10 @@ class Shelf:
 
     def settings(self, need: Need) -> TrainSettings:
         """The recipe of the form, with this evaluation's sizes and the need's changes."""
-        return recipe(self.base.name, need.form, {**self._sizes, **dict(need.changes)})
+        key = need.form, need.changes
+        if key not in self._settings:
+            self._settings[key] = recipe(self.base.name, need.form, {**self._sizes, **dict(need.changes)})
+        return self._settings[key]
 
     def recipes(self) -> dict[str, dict[str, Any]]:
         """Settings of each form, before a need's changes."""

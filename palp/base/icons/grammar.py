@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 
 import numpy as np
@@ -114,16 +114,17 @@ def with_article(noun: str) -> str:
 
 def caption(scene: Scene, rng: np.random.Generator | None = None, subject: str | None = None) -> str:
     """Say a scene; with `rng` a random paraphrase, without it the first. `subject` replaces the subject's word."""
-
-    def pick(options: tuple[str, ...]) -> str:
-        return options[0] if rng is None else options[int(rng.integers(len(options)))]
-
+    pick = partial(_pick, rng)
     noun = with_article(subject if subject is not None else scene.subject)
     parts = [pick(STYLES[scene.style]), noun]
     if scene.companion is not None:
         parts += [pick(COMPANIONS), with_article(scene.companion)]
     parts += [pick(PLACES[scene.place]), pick(WEATHERS[scene.weather]), pick(PALETTES[scene.palette])]
     return " ".join(part for part in parts if part)
+
+
+def _pick(rng: np.random.Generator | None, options: tuple[str, ...]) -> str:
+    return options[0] if rng is None else options[int(rng.integers(len(options)))]
 
 
 def random_scene(rng: np.random.Generator, simple: float = 0.0, held_out: bool = False) -> Scene:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from palp.base.icons.grammar import vocabulary
@@ -42,10 +43,15 @@ def _merge(split: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
+@cache
+def _merges_of_the_grammar() -> list[tuple[str, str]]:
+    words = {piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()}
+    return learn_merges(sorted(words))
+
+
 def write_tokenizer(folder: Path) -> None:
     """Write vocab.json, merges.txt and the configuration of a `CLIPTokenizer` into `folder`."""
-    words = sorted({piece for word in vocabulary() for piece in word.replace("-", " - ").split() if piece.isalpha()})
-    merges = learn_merges(words)
+    merges = _merges_of_the_grammar()
     alphabet = byte_alphabet()
     symbols = [
         *alphabet,
