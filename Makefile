@@ -7,19 +7,17 @@ PYTHON := .venv/bin/python
 export OMP_NUM_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-ray lint pipeline setup clean
+.PHONY: demo test test-ray lint unit setup clean
 
 demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: minutes on a CPU
 	.venv/bin/palp-hyper demo --out runs/demo
 	@ls runs/demo/*.png
 
-test: setup  ## lint, types, corpus to hypernetwork in small, and the tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint pipeline
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+test: setup  ## lint and types beside the tests, one of which goes from corpus to hypernetwork in small
+	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
-pipeline: setup  ## from corpus to hypernetwork in small
-	rm -rf runs/icons-tiny
-	OMP_NUM_THREADS=1 runs/icons.sh tiny
+unit: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-ray: setup  ## the tests that need the extra "ray", which is installed for them
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e .[ray]
