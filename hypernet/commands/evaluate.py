@@ -67,7 +67,12 @@ def evaluate_hypernet(
     judge = WorldJudge(load_judges(model.device))
     study = open_study(model, hypernet, data, judge, work, training_bar, **sizes, subjects=subjects)
     results, image = out / "results" / f"hypernet-{model.name}.json", out / "images" / f"hypernet-{model.name}.png"
-    about = {"base": model.fingerprint, "training": dict(origin.training), "recipe": dict(origin.recipe)}
+    about = {
+        "base": model.fingerprint,
+        "device": model.device.type,
+        "training": dict(origin.training),
+        "recipe": dict(origin.recipe),
+    }
     settings = {**sizes, "subjects": len(study.subjects), "spent_s": spent, "threads": torch.get_num_threads(), **about}
     rows = write_report(study, results, image, "palp-hyper evaluate-hypernet", settings, spent)
     typer.echo(table(rows))

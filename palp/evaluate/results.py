@@ -21,10 +21,14 @@ def write_results(
     settings: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write rows of estimates with the command, its settings, and the machine; `more` is JSON to stand beside them."""
+    """Write rows of estimates with the command, its settings, and the machine; `more` is JSON to stand beside them.
+
+    The machine is the accelerator's name, where there is one and the settings do not say `device` "cpu".
+    """
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    on_gpu = torch.cuda.is_available() and settings.get("device") != "cpu"
+    gpu = torch.cuda.get_device_name() if on_gpu else None
     head = {
         "made_by": made_by,
         "settings": dict(settings),
