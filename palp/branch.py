@@ -44,6 +44,7 @@ class Branch:
 
     def __init__(self, down: Float[nn.Parameter, "slots rank in"], up: Float[nn.Parameter, "slots out rank"]) -> None:
         self._own = down, up
+        self._versioned = not (down.is_inference() or up.is_inference())  # whether a write into them can be told
         self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
     def add(
@@ -61,10 +62,10 @@ class Branch:
             lent: factors to take in place of the bank's own.
         """
         with_gradients = torch.is_grad_enabled()
-        if with_gradients or lent is not None or torch.compiler.is_compiling():
-            down, up = _routed(*(lent or self._own), routing, output.dtype)
-        else:
+        if self._versioned and lent is None and not with_gradients and not torch.compiler.is_compiling():
             down, up = self._ready(routing, output.dtype)
+        else:
+            down, up = _routed(*(lent or self._own), routing, output.dtype)
         runs, scale = len(down), routing.scale
         inner = torch.bmm(x.to(output.dtype).reshape(runs, -1, x.shape[-1]), down)
         if isinstance(scale, Tensor):

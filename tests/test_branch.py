@@ -90,6 +90,15 @@ def test_between_two_steps_nothing_is_picked_or_cast_anew(
     assert torch.equal(added(branch, again), first)
 
 
+@torch.inference_mode()
+def test_slots_made_in_inference_mode_are_never_kept() -> None:
+    factors = nn.Parameter(torch.randn(SLOTS, RANK, IN)), nn.Parameter(torch.randn(SLOTS, OUT, RANK))
+    branch = Branch(*factors)
+    for _ in range(2):
+        torch.testing.assert_close(added(branch, SOME), expected(factors, SOME))
+        factors[0].mul_(3.0)
+
+
 def test_with_gradients_they_reach_the_slots_of_the_route_alone(factors: tuple[nn.Parameter, nn.Parameter]) -> None:
     branch, output = Branch(*factors), torch.zeros(BATCH, TOKENS, OUT)
     added(branch, SOME)  # leaves something kept
