@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from hypernet.evaluate.rows import ROWS
 from palp.evaluate.gate import GATE_METHODS
@@ -86,6 +86,22 @@ TABLES = {
         },
         {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
         fine=(*FINE, "alignment", "predicted_over/alignment", "predicted_over/text"),
+    ),
+    "hypernet-icons-shares": Table(
+        {"alignment": "by alignment", "text": "by text"},
+        {
+            "G_mean_adapter": ROWS["mean"].label,
+            "G_nearest_neighbour": ROWS["neighbour"].label,
+            "G_pca_ridge": ROWS["pca_ridge"].label,
+            "G_multi_prompt": ROWS["multi_prompt"].label,
+            "G_noise": ROWS["noise"].label,
+            "G_random_string": f"{ROWS['random_string'].label} (served, it abstains)",
+            "G_shuffled": ROWS["other"].label,
+            "G": "**predicted**",
+            "G_refined": ROWS["refined"].label,
+            "S": "S: lost with another prompt's prediction",
+        },
+        fine=(),
     ),
     "hypernet-icons-parts": Table(
         {
@@ -182,7 +198,7 @@ TABLES = {
     ),
 }
 
-FILES = {"hypernet-icons-parts": "hypernet-icons"}  # of tables that are a part of another's file
+FILES = dict.fromkeys(("hypernet-icons-parts", "hypernet-icons-shares"), "hypernet-icons")  # others' files
 
 
 def with_tables(text: str, results: Path = RESULTS) -> str:
@@ -195,9 +211,16 @@ def with_tables(text: str, results: Path = RESULTS) -> str:
     def replaced(found: re.Match[str]) -> str:
         name = found[1]
         content = json.loads((results / f"{FILES.get(name, name)}.json").read_text(encoding="utf-8"))
+        content = _by_judge(content) if name == "hypernet-icons-shares" else content
         return f"<!-- {name} -->\n{markdown(TABLES[name], content)}\n<!-- /{name} -->"
 
     return re.sub(r"<!-- (\S+) -->\n.*?<!-- /\1 -->", replaced, text, flags=re.DOTALL)
+
+
+def _by_judge(content: Mapping[str, Any]) -> dict[str, Rows]:
+    """The figures of the two judges, a column each."""
+    rows = TABLES["hypernet-icons-shares"].rows
+    return {"rows": {row: {"alignment": content[row], "text": content["second_judge"][row]} for row in rows}}
 
 
 def markdown(table: Table, results: Mapping[str, Rows]) -> str:
