@@ -17,7 +17,7 @@ test: setup  ## lint and types beside the tests, one of which goes from corpus t
 	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
 unit: setup
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-ray: setup  ## the tests that need the extra "ray", which is installed for them
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e .[ray]
