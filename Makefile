@@ -16,7 +16,7 @@ demo: setup  ## learn a subject for a prompt on the embedded base, and draw it: 
 test: setup  ## lint and types beside the tests, one of which goes from corpus to hypernetwork in small
 	@$(MAKE) --no-print-directory --jobs 2 lint unit
 
-unit: setup
+unit: setup  ## the tests alone
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-ray: setup  ## the tests that need the extra "ray", which is installed for them

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypernet.file import load_hypernet
+from hypernet.learn import hypernet_file
 from hypernet.predict import Predictor
 from hypernet.shipped import shipped_hypernet
 from palp.adapter import Adapter
@@ -99,7 +100,7 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
 def _predictor(base: Base) -> Predictor | None:
     """The hypernetwork that ships for the base, if one does."""
     folder = shipped_hypernet(base)
-    return None if folder is None else Predictor(base, load_hypernet(folder / "hypernet.safetensors")[0])
+    return None if folder is None else Predictor(base, load_hypernet(hypernet_file(folder))[0])
 
 
 def _learned(base: Base, folder: Path, subject: Subject, prompt: str | None, demo: Demo, bar: Bar) -> Adapter:

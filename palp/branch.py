@@ -76,6 +76,7 @@ class Branch:
         return add_product(plain, inner, up, alpha=scale).view_as(output)
 
     def _ready(self, routing: Routing, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        # A write counts a version; a move to another device or type, which counts none, is another address.
         now = (routing.rows, dtype, *((own._version, own.data_ptr()) for own in self._own))
         if self._kept is None or self._kept[0] != now:
             self._kept = (now, *_routed(*self._own, routing, dtype))
