@@ -90,7 +90,7 @@ def resolved(base: Base, job: Job, settings: TrainSettings) -> dict[str, Any]:
         "form": "residual" if job.residual else "joint",
         "rule": job.rule,
         "prompt": job.subjects[0].prompts.target,
-        "subjects": [f"{subject.placeholder} {subject.class_word}" for subject in job.subjects],
+        "subjects": list(dict.fromkeys(f"{subject.placeholder} {subject.class_word}" for subject in job.subjects)),
         "seed": job.seed,
         **settings.to_mapping(),
         "content": job.content_hash,

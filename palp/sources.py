@@ -15,11 +15,12 @@ from pathlib import Path
 from palp.adapter import Adapter
 from palp.base import Base
 from palp.errors import InputError
-from palp.learn import Watch, learn, resolved
+from palp.learn import Watch, learn
 from palp.recipes import recipe
 from palp.runs import RunFolder
-from palp.subjects import SUFFIXES, Subject, read_pictures, refuse_other_formats
-from palp.train import joint_job
+from palp.subjects import SUFFIXES, Subject, latents_source, read_pictures, refuse_other_formats
+from palp.train import TrainSettings, joint_job
+from palp.train.jobs import ALONE
 
 __all__ = ["adapter_file", "cache_folder", "learned_file", "learned_subject", "load_adapter", "named_v", "read_subject"]
 
@@ -108,10 +109,17 @@ def learned_file(base: Base, source: Path, class_word: str | None, watch: Watch 
         return file
     subject = replace(read_subject(base, source, class_word), placeholder="[V]")
     settings = recipe(base.name, "subject")
-    job = joint_job(base, [subject])
-    identity = json.dumps(resolved(base, job, settings), sort_keys=True)
-    key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return learn(base, job, settings, cache_folder() / "subjects" / key, [subject], watch).adapter
+    run = RunFolder(cache_folder() / "subjects" / _key(base, subject, settings))
+    if run.finished:  # without its pictures made ready, which takes seconds
+        return run.adapter
+    return learn(base, joint_job(base, [subject]), settings, run.path, [subject], watch).adapter
+
+
+def _key(base: Base, subject: Subject, settings: TrainSettings) -> str:
+    """Of all that a learned subject depends on."""
+    pictures = [latents_source(base, subject), repr(base.company), ALONE]
+    identity = [base.fingerprint, base.arithmetic, subject.class_word, settings.to_mapping(), pictures]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palp.base.icons.dataset import to_tensor
 from palp.base.icons.grammar import training_subjects
-from palp.base.icons.placement import CENTRE, FLOOR, SIDE, placed, silhouette
+from palp.base.icons.placement import ALONE, PAIRED, moved_to, placed, silhouette
 from palp.base.icons.portraits import wall
 from palp.base.icons.render import glyph
 from palp.evaluate.protocol import learnable
@@ -39,7 +39,16 @@ def box(picture: Tensor) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("where", [(64, 112, 80), (50, 100, 60), (75, 120, 96), (40, 90, 50)])
 def test_one_picture_is_moved_and_sized(where: tuple[int, int, int]) -> None:
-    assert box(placed(stood(*where))[0]) == pytest.approx((CENTRE, FLOOR, SIDE), abs=NEAR)
+    assert box(placed(stood(*where))[0]) == pytest.approx((ALONE.x, ALONE.floor, ALONE.side), abs=NEAR)
+
+
+@pytest.mark.parametrize("where", [(64, 112, 80), (75, 120, 96), (40, 90, 50)])
+def test_beside_a_second_thing_it_stands_where_the_left_one_of_a_pair_does(where: tuple[int, int, int]) -> None:
+    (moved,) = moved_to(stood(*where), PAIRED)
+    assert moved is not None
+    pair, alone = (stood(*place)[0, ..., :64] for place in ((32, 112, 64), (72, 112, 80)))
+    assert float((moved[..., :64] - pair).square().mean()) < 0.005
+    assert float((alone - pair).square().mean()) > 0.04
 
 
 def test_all_stand_alike_afterwards() -> None:
@@ -75,6 +84,7 @@ def test_what_cannot_be_cut_out_stays() -> None:
     empty = to_tensor(np.array(wall(*LILAC))[None])
     for pictures in (random, empty):
         assert torch.equal(placed(pictures), pictures)
+        assert moved_to(pictures, PAIRED) == [None] * len(pictures)
     mixed = torch.cat([stood(60, 110, 84), random])
     found = placed(mixed)
     assert not torch.equal(found[0], mixed[0])

@@ -1,6 +1,6 @@
 """One interface over text-to-image bases."""
 
-from palp.base.base import Base
+from palp.base.base import Base, Shown
 from palp.base.load import base_from_pipeline, load_base
 from palp.base.sample import sample
 from palp.base.schedule import NoiseSchedule
@@ -10,6 +10,7 @@ __all__ = [
     "Base",
     "NoiseSchedule",
     "Placeholders",
+    "Shown",
     "TextShape",
     "TextState",
     "base_from_pipeline",

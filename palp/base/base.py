@@ -21,6 +21,14 @@ from palp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """A subject as a base is shown it: latents of pictures, and the words for what stands beside it there."""
+
+    latents: Float[Tensor, "pictures c h w"]
+    beside: str
+
+
+@dataclass(frozen=True, eq=False)
 class Base:
     """A frozen text-to-image model: prompts to states, noisy latents to predictions, pictures to latents.
 
@@ -36,6 +44,8 @@ class Base:
         dtype: of arithmetic; on a CPU the autocast type.
         place: pictures of one subject to the same with it where the base's own things stand, best to learn from;
             None: the base does not mind.
+        company: pictures of one subject to the same beside things that the base knows, its `repr` says how; None:
+            alone is enough.
     """
 
     name: str
@@ -49,6 +59,7 @@ class Base:
     device: torch.device
     dtype: torch.dtype
     place: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 H W"]] | None = None
+    company: Callable[[Base, Float[Tensor, "n 3 H W"]], Sequence[Shown]] | None = None
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from palp.base.attention import fused, use_block_attention, written_out
 from palp.base.base import Base
@@ -83,7 +83,7 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
         scheduler_config=dict(pipeline.scheduler.config),
         device=device,
         dtype=dtype,
-        place=_place(name),
+        **_how_shown(name),
     )
     base.freeze()
     if base.weights_dtype != dtype:
@@ -93,13 +93,14 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
     return base
 
 
-def _place(name: str) -> Callable[[Tensor], Tensor] | None:
-    """What moves a subject to where the base of that name draws things."""
+def _how_shown(name: str) -> dict[str, Any]:
+    """How the base of that name is best shown a subject: fields of `Base`."""
     if name != "icons":
-        return None
+        return {}
+    from palp.base.icons.company import Company
     from palp.base.icons.placement import placed
 
-    return placed
+    return {"place": placed, "company": Company()}
 
 
 def _like_icons(unet: Any) -> bool:

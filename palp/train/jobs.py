@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from palp.adapter import Adapter
-from palp.base import Base
+from palp.base import Base, Shown
 from palp.compose import strength_note
 from palp.errors import InputError
 from palp.guidance import RESIDUAL, find_rule
@@ -24,6 +24,8 @@ __all__ = ["GUIDANCE", "Job", "JobSubject", "joint_job", "residual_job"]
 
 GUIDANCE = ("guidance_weight", "alpha", "beta", "gamma")
 """Settings that a job may have of its own."""
+ALONE = 2
+"""Pictures of a subject alone for each beside something that the base knows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class JobSubject:
         adapter: residual form: the frozen subject adapter, which holds the placeholder; else None.
         source: a hash of what the latents were made from, by which a job is known in the place of their bits; "" for
             latents of no other source.
+        beside: words for what else its pictures show, "next to a tree"; "" for nothing.
     """
 
     latents: Float[Tensor, "pictures c h w"]
@@ -46,6 +49,11 @@ class JobSubject:
     class_word: str
     adapter: Adapter | None = None
     source: str = ""
+    beside: str = ""
+
+    def said(self, prompt: str) -> str:
+        """A prompt of a photo, with what else the pictures show."""
+        return f"{prompt} {self.beside}".strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +112,7 @@ class Job:
         """sha256 over everything that its result depends on, but for the base and the settings."""
         digest = hashlib.sha256(json.dumps([self.rule, self.seed, *self.guidance]).encode())
         for subject in self.subjects:
-            words = [*vars(subject.prompts).values(), subject.placeholder, subject.class_word]
+            words = [*vars(subject.prompts).values(), subject.placeholder, subject.class_word, subject.beside]
             digest.update(json.dumps([words, len(subject.latents), subject.source]).encode())
             if not subject.source:
                 digest.update(subject.latents.float().cpu().numpy().tobytes())
@@ -159,12 +167,11 @@ def joint_job(
         InputError: as `make_prompts` and `Job` say.
     """
     prompts = make_prompts(subjects, prompt)
-    return Job(
-        tuple(_with_latents(base, subject, prompts[subject.placeholder], flip) for subject in subjects),
-        "none" if prompt is None else rule,
-        seed,
-        name,
-    )
+    members: list[JobSubject] = []
+    for subject in subjects:
+        alone = _with_latents(base, subject, prompts[subject.placeholder], flip)
+        members += _and_in_company(base, subject, alone)
+    return Job(tuple(members), "none" if prompt is None else rule, seed, name)
 
 
 def residual_job(
@@ -202,6 +209,24 @@ def _with_latents(
 ) -> JobSubject:
     latents, source = encode_pictures(base, subject, flip), latents_source(base, subject, flip)
     return JobSubject(latents, prompts, subject.placeholder, subject.class_word, adapter, source)
+
+
+def _and_in_company(base: Base, subject: Subject, alone: JobSubject) -> list[JobSubject]:
+    """The subject alone, and beside things that the base knows, `ALONE` pictures of the one for each of the other."""
+    if base.company is None or subject.artwork or not (company := base.company(base, subject.pictures)):
+        return [alone]
+    beside = [
+        replace(alone, latents=shown.latents, beside=shown.beside, source=_source_in_company(base, alone, shown))
+        for shown in company
+    ]
+    shown = sum(len(member.latents) for member in beside)
+    often = -(-ALONE * shown // len(alone.latents))
+    return [replace(alone, latents=alone.latents.repeat(often, 1, 1, 1)), *beside]
+
+
+def _source_in_company(base: Base, alone: JobSubject, shown: Shown) -> str:
+    made_of = [alone.source, repr(base.company), base.fingerprint, shown.beside]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
 def _adapter_tensors(adapter: Adapter | None) -> Iterator[tuple[str, Tensor]]:

@@ -64,7 +64,7 @@ class Lessons:
             trained: the bank in training, and the slot of each sample.
         """
         batch = self._pictures.draw(steps)
-        self._states.refresh()
+        self._states.refresh(batch.subjects)
         frozen = None
         if self.frozen is not None:
             frozen = Route(self.frozen, self._frozen_slots[batch.subjects])

@@ -92,25 +92,28 @@ class PromptStates:
         self._base, self._words, self._jobs = base, words, list(jobs)
         self._encoded: dict[Prompt, dict[Texts, tuple[TextState, Job]]] = {}  # with the job, whose words it holds
         self._fixed: dict[Prompt, TextState] = {}  # a row for each subject
-        self._learned: TextState | None = None  # y_P of each subject
+        self._learned: TextState | None = None  # y_P of the subjects of a step
+        self._row_of: Int[Tensor, "subjects"] = torch.zeros(0, dtype=torch.long)  # in it, of each subject
 
     def fill(self, slot: int, job: Job) -> None:
         """Take another job's prompts for a slot."""
         self._jobs[slot] = job
         self._fixed.clear()
 
-    def refresh(self) -> None:
-        """Encode the prompts with learned words anew, with gradient, as one batch."""
+    def refresh(self, subjects: Int[Tensor, "rows"]) -> None:
+        """Encode the prompts with learned words anew, with gradient, as one batch: those of a step's samples."""
         learners = [(slot, s) for slot, job in enumerate(self._jobs) if not job.residual for s in job.subjects]
         if learners:
-            words = self._words.rows()
-            prompts = [subject.prompts.personal for _, subject in learners]
-            self._learned = self._base.encode_prompts(prompts, [words[slot] for slot, _ in learners])
+            words, shown = self._words.rows(), subjects.unique()
+            asked = [learners[subject] for subject in shown.tolist()]
+            prompts = [subject.said(subject.prompts.personal) for _, subject in asked]
+            self._learned = self._base.encode_prompts(prompts, [words[slot] for slot, _ in asked])
+            self._row_of = torch.full((len(learners),), -1).index_copy(0, shown, torch.arange(len(shown)))
 
     def __call__(self, prompt: Prompt, subjects: Int[Tensor, "rows"]) -> TextState:
         """The states of a prompt for samples that show these subjects."""
         if prompt == "personal" and self._learned is not None:
-            return self._learned[subjects]
+            return self._learned[self._row_of[subjects]]
         if prompt not in self._fixed:
             self._fixed[prompt] = self._states(prompt)
         return self._fixed[prompt][subjects]
@@ -153,4 +156,7 @@ def _parts(rows: Sequence[int]) -> list[Sequence[int]]:
 
 def _text(prompt: Prompt, member: JobSubject) -> str:
     fixed = {"null": "", "negative": NEGATIVE}
-    return fixed[prompt] if prompt in fixed else str(getattr(member.prompts, prompt))
+    if prompt in fixed:
+        return fixed[prompt]
+    text = str(getattr(member.prompts, prompt))
+    return member.said(text) if prompt in ("personal", "photo") else text

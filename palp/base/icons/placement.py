@@ -24,7 +24,18 @@ from torch.nn import functional
 
 from palp.base.icons.render import CELL
 
-CENTRE, FLOOR, SIDE = 4.5 * CELL, 7 * CELL, 5 * CELL  # pixels: where a thing stands alone, and how large it is
+
+@dataclass(frozen=True)
+class Stand:
+    """Where the base's things stand: centre and floor in pixels, and the length of their longer side."""
+
+    x: float
+    floor: float
+    side: float
+
+
+ALONE = Stand(4.5 * CELL, 7.0 * CELL, 5.0 * CELL)
+PAIRED = Stand(2.0 * CELL, 7.0 * CELL, 4.0 * CELL)  # with a second thing to the right of it
 CONTRAST = 0.1  # of [-1, 1]: by how much the subject differs from the ground beside it
 LITTER = 0.015  # largest share of the picture that is neither subject nor ground
 LEAST, MOST = 0.04, 0.7  # share of the picture that a subject covers
@@ -69,24 +80,31 @@ class Cutout:
 
 
 def placed(pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-    """The pictures with their subject in the base's place and size, those in which it is not found as they were.
+    """The pictures with their subject where the base's things stand alone; those in which it is not found stay.
 
     Arguments:
         pictures: of one subject, in [-1, 1]; 128 pixels a side.
     """
+    moved = moved_to(pictures, ALONE)
+    return torch.stack([old if new is None else new for old, new in zip(pictures, moved, strict=True)])
+
+
+def moved_to(pictures: Float[Tensor, "n 3 H W"], stand: Stand) -> list[Float[Tensor, "3 H W"] | None]:
+    """Each picture with its subject standing there; None where it is not found. Arguments as for `placed`."""
     content = pictures.float().cpu().contiguous().numpy().tobytes()
-    return _placed(content, tuple(pictures.shape)).to(pictures, copy=True)
+    cutout, poses = _found(content, tuple(pictures.shape))
+    return [
+        None if cutout is None or pose is None else _moved(picture.float().cpu(), pose, cutout, stand).to(picture)
+        for picture, pose in zip(pictures, poses, strict=True)
+    ]
 
 
 @lru_cache(maxsize=64)  # every prompt of a subject asks for the same
-def _placed(content: bytes, shape: tuple[int, ...]) -> Float[Tensor, "n 3 H W"]:
+def _found(content: bytes, shape: tuple[int, ...]) -> tuple[Cutout | None, tuple[Pose | None, ...]]:
+    """The clearest cut-out of some pictures, and where it is in each."""
     pictures = torch.frombuffer(bytearray(content), dtype=torch.float32).reshape(shape)
     cutout = _clearest(pictures)
-    if cutout is None:
-        return pictures
-    poses = [find(cutout, picture) for picture in pictures]
-    pairs = zip(pictures, poses, strict=True)
-    return torch.stack([picture if pose is None else _moved(picture, pose, cutout) for picture, pose in pairs])
+    return cutout, tuple(None if cutout is None else find(cutout, picture) for picture in pictures)
 
 
 def silhouette(picture: Float[Tensor, "3 H W"]) -> Bool[Tensor, "H W"] | None:
@@ -165,11 +183,11 @@ def _posed(cutout: Cutout, pose: Pose, step: int) -> tuple[Float[Tensor, "3 s s"
     return drawn[:3], (drawn[3:] > 0.5).float()
 
 
-def _moved(picture: Float[Tensor, "3 H W"], pose: Pose, cutout: Cutout) -> Float[Tensor, "3 H W"]:
-    """The picture with the cut-out's box `SIDE` long, upright, standing on the floor."""
-    zoom = cutout.side / SIDE
-    across = torch.arange(picture.shape[-1]) + 0.5 - CENTRE
-    down = torch.arange(picture.shape[-2]) + 0.5 - (FLOOR - cutout.height / zoom / 2)
+def _moved(picture: Float[Tensor, "3 H W"], pose: Pose, cutout: Cutout, stand: Stand) -> Float[Tensor, "3 H W"]:
+    """The picture with the cut-out's box as long as the stand says, upright, on its floor."""
+    zoom = cutout.side / stand.side
+    across = torch.arange(picture.shape[-1]) + 0.5 - stand.x
+    down = torch.arange(picture.shape[-2]) + 0.5 - (stand.floor - cutout.height / zoom / 2)
     return _looked_up(picture, down, across, zoom * pose.matrix(), (pose.x, pose.y)).clamp(-1, 1)
 
 
