@@ -9,7 +9,7 @@ import torch
 
 from palp.base import Base, load_base
 from palp.base.icons.company import COMPANIONS, Company, pairs
-from palp.base.icons.grammar import Scene, concepts
+from palp.base.icons.grammar import concepts
 from palp.base.icons.judges import labels, load_judges
 from palp.evaluate.protocol import GATE_TARGETS, learnable
 from palp.subjects import Subject
@@ -72,7 +72,9 @@ def test_of_three_pictures_two_show_it_alone(job: Job) -> None:
 
 def test_artworks_and_frozen_subjects_are_shown_alone(base: Base, otter: Subject) -> None:
     artwork = Subject("oil painting", otter.pictures, "[V2]", artwork=True)
-    both = joint_job(base, [replace(otter, placeholder="[V1]"), artwork], "a painting of [V1] inspired by [V2] painting")
+    both = joint_job(
+        base, [replace(otter, placeholder="[V1]"), artwork], "a painting of [V1] inspired by [V2] painting"
+    )
     assert [member.placeholder for member in both.subjects] == ["[V1]"] * 3 + ["[V2]"]
     frozen = residual_job(base, [(otter, subject_adapter(base, 0))], "a sketch of [V]")
     assert len(frozen.subjects) == 1

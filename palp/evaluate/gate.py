@@ -54,6 +54,10 @@ GATE_METHODS: Mapping[str, Method] = {
         "…, another prompt's", residual(RESIDUAL, transferred=True, pictures="prompt", targets=other)
     ),
     "transferred_one": Method("of one other subject", residual(RESIDUAL, transferred=True, teachers=1)),
+    "subject_alone": Method(
+        "subject that was learned alone",
+        lambda cell: Plan(((replace(subject_need(cell.subject), pictures="alone"), 1.0),)),
+    ),
     "independent": Method(
         "subject of another rank and seed", lambda cell: Plan(((_independent(cell.subject), 1.0),))
     ),

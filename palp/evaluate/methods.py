@@ -42,7 +42,8 @@ class Need:
         share: of the training's steps after which the adapter is taken; below 1 it is stopped early.
         changes: settings other than the recipe's.
         seed: another first weight and order of data, for what is to be independent.
-        pictures: of the residual form: the subjects' own, or "prompt", the base's of the prompt.
+        pictures: "subject", the user's as the base is best shown them; "alone", never beside anything else; of the
+            residual form also "prompt", the base's of the prompt.
     """
 
     form: Form

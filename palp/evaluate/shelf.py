@@ -115,7 +115,8 @@ class Shelf:
         name = f"{need.rule}: {prompt or ', '.join(need.subjects)}"
         seed = SEEDS[need.form] + SEED_STRIDE * need.seed
         if need.form != "residual":
-            return joint_job(self.base, [self._subject(need.subjects[0])], prompt, rule=need.rule, seed=seed, name=name)
+            base = replace(self.base, company=None) if need.pictures == "alone" else self.base
+            return joint_job(base, [self._subject(need.subjects[0])], prompt, rule=need.rule, seed=seed, name=name)
         assert prompt is not None
         members = [(self._subject(name), self._teacher(name)) for name in need.subjects]
         job = residual_job(self.base, members, prompt, rule=need.rule, seed=seed, name=name)

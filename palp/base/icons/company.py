@@ -9,7 +9,6 @@ learns several subjects from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -54,10 +53,19 @@ class Company:
         )
 
 
-@lru_cache(maxsize=4)  # the same for every subject
-@torch.no_grad()
+_drawn: dict[tuple[object, ...], Tensor] = {}  # the same for every subject
+
+
 def pairs(base: Base, things: tuple[str, ...]) -> Float[Tensor, "things c h w"]:
-    """Latents of somebody beside each thing, as the base draws them."""
+    """Latents of somebody beside each thing, as the base draws them; drawn once in a process."""
+    key = base.fingerprint, base.arithmetic, base.device, things
+    if key not in _drawn:
+        _drawn[key] = _draw(base, things)
+    return _drawn[key]
+
+
+@torch.no_grad()
+def _draw(base: Base, things: tuple[str, ...]) -> Float[Tensor, "things c h w"]:
     captions = [caption(Scene(SOMEBODY, companion=thing)) for thing in things]
     text, null = base.encode_prompts(captions), base.encode_prompts([""] * len(captions))
     sampler = make_scheduler(base, "ddim", STEPS)
