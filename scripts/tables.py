@@ -188,6 +188,24 @@ TABLES = {
         GATE_LABELS,
         fine=(*FINE, "alignment", "gains_over_subject/alignment"),
     ),
+    "gate0-icons-company": Table(
+        {
+            "beside_a_second_thing/alignment": "beside a second thing: all elements",
+            "beside_a_second_thing/text": "target prompt",
+            "beside_a_second_thing/subject_on_prompt": "subject",
+            "without_one/alignment": "without one: all elements",
+            "without_one/text": "target prompt ",
+            "without_one/subject_on_prompt": "subject ",
+        },
+        {
+            "base": GATE_LABELS["base"],
+            "subject_alone": "learned alone",
+            "subject": "**learned beside things, too**",
+            "subject_0.8": "… × 0.8",
+            "subject_0.6": "… × 0.6",
+        },
+        fine=(*FINE, "alignment"),
+    ),
     "gate0-icons-rivals": Table(PICTURES, GATE_LABELS),
     "palp-icons-sweep": Table(
         PICTURES,
@@ -198,7 +216,10 @@ TABLES = {
     ),
 }
 
-FILES = dict.fromkeys(("hypernet-icons-parts", "hypernet-icons-shares"), "hypernet-icons")  # others' files
+FILES = {  # others' files
+    **dict.fromkeys(("hypernet-icons-parts", "hypernet-icons-shares"), "hypernet-icons"),
+    "gate0-icons-company": "gate0-icons",
+}
 
 
 def with_tables(text: str, results: Path = RESULTS) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from palp.evaluate.gate import GATE_METHODS, failing, share_of_pairs, write_gate
+from palp.evaluate.gate import GATE_METHODS, failing, paired, share_of_pairs, write_gate
 from palp.evaluate.methods import Cell
 from palp.evaluate.protocol import (
     GATE_TARGETS,
     TARGETS,
     TRANSFER,
     TUNING_TARGETS,
+    Protocol,
     gate_protocol,
     report_subjects,
 )
@@ -108,6 +110,14 @@ def test_pairs_that_fail_are_chosen_on_other_seeds_than_they_are_measured_on(sma
     assert not marked[1:].any()
 
 
+def test_prompts_with_a_second_thing_are_told_apart(small: Study) -> None:
+    both = Protocol(("otter", "goat"), (TARGETS[0], GATE_TARGETS[0]), (0, 1), (0,))
+    study = copy.copy(small)
+    study.protocol = both
+    assert paired(study).tolist() == [False, False, True, True] * 2
+    assert not paired(small).any()
+
+
 def test_a_pair_fails_or_not_whatever_the_number_of_its_seeds() -> None:
     assert share_of_pairs(np.array([False, True, True] * 2), 3) == 1.0
     assert share_of_pairs(np.array([False, True, False, False]), 2) == 0.5
@@ -128,3 +138,5 @@ def test_the_gate_writes_every_row_with_its_controls(small: Study, tmp_path: Pat
     assert set(written["rows"]) == set(names)
     assert set(written["above_the_scaling_line"]) == set(names)
     assert (tmp_path / "images/gate0-icons-plane.png").is_file()
+    assert written["without_one"].keys() == set(names)
+    assert written["beside_a_second_thing"] == {}  # no prompt of the small study asks for one

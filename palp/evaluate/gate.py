@@ -21,7 +21,7 @@ from palp.evaluate.study import Study
 from palp.evaluate.summary import gains, summarise
 from palp.guidance import RESIDUAL
 
-__all__ = ["CONTROLS", "GATE_METHODS", "failing", "share_of_pairs", "write_gate"]
+__all__ = ["CONTROLS", "GATE_METHODS", "failing", "paired", "share_of_pairs", "write_gate"]
 
 CONTROLS = ("base", "subject")  # no gate without them
 
@@ -78,6 +78,8 @@ def write_gate(study: Study, methods: Mapping[str, Method], files: Files) -> dic
         "gains_over_subject": rows_as_json(gains(study, scores, "subject")),
         "above_the_scaling_line": {name: value.as_json() for name, value in line.items()},
         "where_the_subject_fails": rows_as_json(_subset(study, scores, hard)),
+        "beside_a_second_thing": rows_as_json(_subset(study, scores, paired(study))),
+        "without_one": rows_as_json(_subset(study, scores, ~paired(study))),
         "share_of_pairs_where_it_fails": share_of_pairs(hard, len(study.protocol.seeds)),
     }
     write_results(files.results("gate0-icons"), rows, "palp-hyper gate0", settings(study), more)
@@ -97,6 +99,13 @@ def failing(scores: Mapping[str, Scores], study: Study) -> NDArray[np.bool_]:
     marked = np.zeros((len(lost), seeds), dtype=bool)
     marked[lost, half:] = True
     return marked.reshape(-1)
+
+
+def paired(study: Study) -> NDArray[np.bool_]:
+    """Which pictures are of a prompt that asks for a second thing."""
+    protocol = study.protocol
+    of_one = np.repeat([target.companion is not None for target in protocol.targets], len(protocol.seeds))
+    return np.tile(of_one, len(protocol.subjects))
 
 
 def share_of_pairs(marked: NDArray[np.bool_], seeds: int) -> float:
