@@ -281,6 +281,7 @@ def test_public_names() -> None:
         "Base",
         "NoiseSchedule",
         "Placeholders",
+        "Shown",
         "TextShape",
         "TextState",
         "base_from_pipeline",
