@@ -60,10 +60,10 @@ def test_a_subject_that_is_not_found_is_shown_alone(base: Base) -> None:
     assert len(joint_job(base, [Subject("bear", noise)]).subjects) == 1
 
 
-def test_of_three_pictures_two_show_it_alone(job: Job) -> None:
+def test_most_pictures_show_it_alone(job: Job) -> None:
     alone, *beside = job.subjects
     assert [member.beside for member in job.subjects] == ["", "next to a tree", "next to a penguin"]
-    assert len(alone.latents) == 4 >= ALONE * sum(len(member.latents) for member in beside)
+    assert len(alone.latents) == 8 == ALONE * sum(len(member.latents) for member in beside)
     assert beside[0].said(beside[0].prompts.personal) == "a photo of [V] next to a tree"
     assert beside[0].said(beside[0].prompts.photo) == "a photo of a bear next to a tree"
     assert {member.prompts for member in job.subjects} == {alone.prompts}

@@ -24,7 +24,7 @@ __all__ = ["GUIDANCE", "Job", "JobSubject", "joint_job", "residual_job"]
 
 GUIDANCE = ("guidance_weight", "alpha", "beta", "gamma")
 """Settings that a job may have of its own."""
-ALONE = 2
+ALONE = 4
 """Pictures of a subject alone for each beside something that the base knows."""
 
 
