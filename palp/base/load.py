@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from palp.base.attention import fused, use_block_attention, written_out
-from palp.base.base import Base
+from palp.base.base import Base, Shown
 from palp.base.device import find_device, find_dtype, weights_dtype
 from palp.base.families import Family, find
 from palp.base.fingerprint import fingerprint
@@ -72,6 +72,7 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
     _check_unet(pipeline)
     weights = weights_dtype(dtype, device)
     name = name or family.name
+    place, company = _how_shown(name)
     base = Base(
         name=name,
         fingerprint=f"{name}:{fingerprint(pipeline.unet)}",
@@ -83,7 +84,8 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
         scheduler_config=dict(pipeline.scheduler.config),
         device=device,
         dtype=dtype,
-        **_how_shown(name),
+        place=place,
+        company=company,
     )
     base.freeze()
     if base.weights_dtype != dtype:
@@ -93,14 +95,14 @@ def base_from_pipeline(pipeline: Any, device: torch.device, dtype: torch.dtype, 
     return base
 
 
-def _how_shown(name: str) -> dict[str, Any]:
-    """How the base of that name is best shown a subject: fields of `Base`."""
+def _how_shown(name: str) -> tuple[Callable[[Tensor], Tensor] | None, Callable[[Base, Tensor], Sequence[Shown]] | None]:
+    """How the base of that name is best shown a subject: `place` and `company` of `Base`."""
     if name != "icons":
-        return {}
+        return None, None
     from palp.base.icons.company import Company
     from palp.base.icons.placement import placed
 
-    return {"place": placed, "company": Company()}
+    return placed, Company()
 
 
 def _like_icons(unet: Any) -> bool:

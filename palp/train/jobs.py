@@ -212,7 +212,7 @@ def _with_latents(
 
 
 def _and_in_company(base: Base, subject: Subject, alone: JobSubject) -> list[JobSubject]:
-    """The subject alone, and beside things that the base knows, `ALONE` pictures of the one for each of the other."""
+    """The subject alone, and beside things that the base knows: at least `ALONE` pictures of the one for each other."""
     if base.company is None or subject.artwork or not (company := base.company(base, subject.pictures)):
         return [alone]
     beside = [

@@ -93,7 +93,7 @@ class PromptStates:
         self._encoded: dict[Prompt, dict[Texts, tuple[TextState, Job]]] = {}  # with the job, whose words it holds
         self._fixed: dict[Prompt, TextState] = {}  # a row for each subject
         self._learned: TextState | None = None  # y_P of the subjects of a step
-        self._row_of: Int[Tensor, "subjects"] = torch.zeros(0, dtype=torch.long)  # in it, of each subject
+        self._shown: Int[Tensor, "subjects"] = torch.zeros(0, dtype=torch.long)  # these subjects, in order
 
     def fill(self, slot: int, job: Job) -> None:
         """Take another job's prompts for a slot."""
@@ -104,16 +104,15 @@ class PromptStates:
         """Encode the prompts with learned words anew, with gradient, as one batch: those of a step's samples."""
         learners = [(slot, s) for slot, job in enumerate(self._jobs) if not job.residual for s in job.subjects]
         if learners:
-            words, shown = self._words.rows(), subjects.unique()
-            asked = [learners[subject] for subject in shown.tolist()]
+            words, self._shown = self._words.rows(), subjects.unique()
+            asked = [learners[subject] for subject in self._shown.tolist()]
             prompts = [subject.said(subject.prompts.personal) for _, subject in asked]
             self._learned = self._base.encode_prompts(prompts, [words[slot] for slot, _ in asked])
-            self._row_of = torch.full((len(learners),), -1).index_copy(0, shown, torch.arange(len(shown)))
 
     def __call__(self, prompt: Prompt, subjects: Int[Tensor, "rows"]) -> TextState:
         """The states of a prompt for samples that show these subjects."""
         if prompt == "personal" and self._learned is not None:
-            return self._learned[self._row_of[subjects]]
+            return self._learned[torch.searchsorted(self._shown, subjects)]
         if prompt not in self._fixed:
             self._fixed[prompt] = self._states(prompt)
         return self._fixed[prompt][subjects]
