@@ -90,6 +90,17 @@ def test_timesteps_and_pictures_are_drawn_evenly(base: Base) -> None:
     assert (pictures_drawn - 1000).abs().max() < 150
 
 
+def test_the_samples_of_a_step_are_spread_over_timesteps_and_pictures(base: Base) -> None:
+    source, quarter = Pictures([joint(base, 0)], base.schedule, settings(batch=4)), len(base.schedule) // 4
+    batches = [source.draw([step]) for step in range(40)]
+    for batch in batches:
+        assert sorted((batch.t // quarter).tolist()) == [0, 1, 2, 3]
+        assert len(torch.unique(batch.x0, dim=0)) == 3
+    first = torch.stack([batch.t for batch in batches])
+    assert (torch.bincount((first // quarter)[:, 0], minlength=4) > 0).all()  # in random order
+    assert len(first.unique()) > 100
+
+
 def test_a_job_that_is_not_finite_leaves_the_others_bit_for_bit(base: Base) -> None:
     jobs = [joint(base, 0), joint(base, 1), joint(base, 2)]
     undisturbed = trained(base, jobs, settings(steps=5)).adapters()

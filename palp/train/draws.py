@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from palp.base import NoiseSchedule
@@ -65,8 +66,18 @@ class Pictures:
         """Numbers of pictures, timesteps and noise, from a seed, how many pictures there are, and the step."""
         seed, pictures, step = key
         random = np.random.default_rng([seed, step])
-        picture = random.integers(pictures, size=self._batch)
-        t = random.integers(*self._t_range, size=self._batch)
+        picture = _spread(random, 0, pictures, self._batch)
+        t = _spread(random, *self._t_range, self._batch)
         shape = (self._batch, *self._latents.shape[1:])
         noise, fresh = (random.standard_normal(shape, dtype=np.float32) for _ in range(2))
         return picture, t, noise, fresh
+
+
+def _spread(random: np.random.Generator, low: int, high: int, count: int) -> NDArray[np.int64]:
+    """Whole numbers from `low` to below `high`, each evenly drawn, and together spread over the range.
+
+    One from each of `count` parts of the range, in random order: the low-discrepancy sampler of Kingma et al. 2021
+    (arXiv 2107.00630), by which a step's loss and gradient vary less.
+    """
+    share = (random.permutation(count) + random.random()) / count
+    return (low + np.floor(share * (high - low))).astype(np.int64).clip(max=high - 1)  # a sum may round up
