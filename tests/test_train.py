@@ -84,21 +84,21 @@ def test_timesteps_and_pictures_are_drawn_evenly(base: Base) -> None:
     batch = source.draw([0])
     assert (int(batch.t.min()), int(batch.t.max())) == (200, 499)
     counts = torch.bincount(batch.t // 100)
-    assert (counts[2:] - 1000).abs().max() < 150
+    assert (counts[2:] - 1000).abs().max() <= 1
     _, pictures_drawn = torch.unique(batch.x0, dim=0, return_counts=True)
     assert len(pictures_drawn) == 3
-    assert (pictures_drawn - 1000).abs().max() < 150
+    assert (pictures_drawn - 1000).abs().max() <= 1
 
 
 def test_the_samples_of_a_step_are_spread_over_timesteps_and_pictures(base: Base) -> None:
     source, quarter = Pictures([joint(base, 0)], base.schedule, settings(batch=4)), len(base.schedule) // 4
-    batches = [source.draw([step]) for step in range(40)]
+    batches = [source.draw([step]) for step in range(400)]
     for batch in batches:
         assert sorted((batch.t // quarter).tolist()) == [0, 1, 2, 3]
         assert len(torch.unique(batch.x0, dim=0)) == 3
-    first = torch.stack([batch.t for batch in batches])
-    assert (torch.bincount((first // quarter)[:, 0], minlength=4) > 0).all()  # in random order
-    assert len(first.unique()) > 100
+    first = torch.stack([batch.t[0] for batch in batches])  # of each step: as even as if it were drawn alone
+    assert (torch.bincount(first // quarter, minlength=4) - 100).abs().max() < 40
+    assert len(first.unique()) > 300
 
 
 def test_a_job_that_is_not_finite_leaves_the_others_bit_for_bit(base: Base) -> None:
