@@ -125,4 +125,4 @@ def write_plane(rows: Mapping[str, Row], methods: Mapping[str, Method], path: Pa
 
     points = {label(name): (row["alignment"], row["subject_on_prompt"]) for name, row in rows.items()}
     line = [label(name) for name in SCALING if name in rows]
-    save_png(plane(points, line, ("alignment: style, place, ambiance", "subject, on the prompt")), path)
+    save_png(plane(points, line, ("alignment: all elements of the prompt", "subject, on the prompt")), path)
