@@ -13,7 +13,6 @@ import torch
 from benchmarks import setting
 from benchmarks.measure import Rows, peak_memory, ratio, report, take_turns
 from benchmarks.peers import LEARNING_RATE, DreamBoothLora, with_peft
-from palp.adapter import AdapterSpec
 from palp.bank import AdapterBank
 from palp.base import Base, load_base
 from palp.evaluate.intervals import Estimate, estimate
@@ -28,7 +27,7 @@ class BankTraining:
 
     def __init__(self, base: Base, slots: int) -> None:
         self.base = base
-        spec = AdapterSpec(base.fingerprint, base.sites(), setting.RANK, float(setting.RANK))
+        spec = setting.adapter_spec(base)
         self.bank = AdapterBank(base.unet, spec, slots)
         for slot in range(slots):
             self.bank.init_(slot, slot)

@@ -25,7 +25,7 @@ from benchmarks import setting
 from benchmarks.measure import Milliseconds, Rows, milliseconds, ratio, report, take_turns
 from hypernet.config import HyperConfig
 from hypernet.model import Hypernetwork
-from palp.adapter import Adapter, AdapterSpec
+from palp.adapter import Adapter
 from palp.base import Base, TextState, load_base
 from palp.evaluate.intervals import estimate
 from palp.recipes import recipe
@@ -41,8 +41,7 @@ NAMES = ["subject", "prompt"]
 
 def random_predictions(base: Base) -> Predictions:
     """A hypernetwork of the usual size that is sure of whatever it says."""
-    rank = recipe(base.name, "residual").rank
-    spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank))
+    spec = setting.adapter_spec(base, recipe(base.name, "residual").rank)
     hypernet = Hypernetwork(spec, base.text_shape, HyperConfig()).to(base.device).eval()
     with torch.no_grad():
         for parameter in (hypernet.gain, *hypernet.basis_down, *hypernet.basis_up):

@@ -19,7 +19,7 @@ from benchmarks import setting
 from benchmarks.measure import Rows, finish, milliseconds, ratio, report, take_turns
 from palp.base import Base, load_base
 from palp.optim import SlotOptimizer
-from palp.train import Step, Trainer, TrainSettings, joint_job, losses
+from palp.train import Step, Trainer, joint_job, losses
 from palp.train.denoisers import BankDenoisers
 from palp.train.draws import Pictures
 from palp.train.words import PromptStates
@@ -41,7 +41,7 @@ def trainer(base: Base, jobs: int, steps: int) -> Trainer:
     """K jobs with the rule of PALP."""
     subjects = [[setting.subject(base, seed)] for seed in range(jobs)]
     made = [joint_job(base, own, setting.TARGET, rule="palp", seed=seed) for seed, own in enumerate(subjects)]
-    return Trainer(base, made, TrainSettings(steps=steps, batch=setting.BATCH, rank=setting.RANK))
+    return Trainer(base, made, setting.train_settings(base, steps))
 
 
 def floor(base: Base, jobs: int) -> Callable[[], None]:

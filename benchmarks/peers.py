@@ -13,7 +13,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.setting import BATCH, CLASS_WORD, RANK, TARGET, subject
+from benchmarks.setting import BATCH, CLASS_WORD, RANK, TARGET, adapter_spec, subject
 from palp.base import Base, TextState
 from palp.guidance.regional import region
 from palp.train import TrainSettings
@@ -30,7 +30,7 @@ def with_peft(base: Base, own_attention: bool) -> Base:
     unet = copy.deepcopy(base.unet)
     if not own_attention:
         unet.set_attn_processor(AttnProcessor2_0())
-    names = [site.name for site in base.sites()]
+    names = [site.name for site in adapter_spec(base).sites]
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=names, init_lora_weights="gaussian"))
     return replace(base, unet=unet)
 

@@ -13,7 +13,9 @@ import typer
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base
 from palp.base.load import ICONS_WEIGHTS
+from palp.recipes import recipe
 from palp.subjects import Subject
+from palp.train import TrainSettings
 
 PROMPT = "a pencil sketch of a cat on a beach"
 TARGET = "a pencil sketch of [V] on a beach"
@@ -46,10 +48,20 @@ def subject(base: Base, seed: int = 0) -> Subject:
     return Subject(CLASS_WORD, pictures)
 
 
+def adapter_spec(base: Base, rank: int = RANK) -> AdapterSpec:
+    """Of an adapter at the sites of the base's recipe."""
+    return AdapterSpec(base.fingerprint, base.sites(recipe(base.name, "subject").sites), rank, float(rank))
+
+
+def train_settings(base: Base, steps: int) -> TrainSettings:
+    """Of a plain training at the sites of the base's recipe."""
+    return TrainSettings(steps=steps, batch=BATCH, rank=RANK, sites=recipe(base.name, "joint").sites)
+
+
 def random_adapter(base: Base, seed: int = 0, rank: int = RANK) -> Adapter:
-    """An adapter for all attention projections that changes a little everywhere."""
+    """An adapter that changes a little at every site of the base's recipe."""
     generator = torch.Generator().manual_seed(seed)
-    spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank))
+    spec = adapter_spec(base, rank)
     down = {site.name: 0.05 * torch.randn(rank, site.in_features, generator=generator) for site in spec.sites}
     up = {site.name: 0.05 * torch.randn(site.out_features, rank, generator=generator) for site in spec.sites}
     return Adapter(spec, down, up)

@@ -10,7 +10,7 @@ from benchmarks import setting
 from benchmarks.measure import milliseconds, ratio, report, take_turns
 from benchmarks.peers import DreamBoothLora, with_peft
 from palp.base import load_base
-from palp.train import Trainer, TrainSettings, joint_job
+from palp.train import Trainer, joint_job
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     base = load_base(source, device, dtype)
     repeats = 2 if quick else repeats
     job = joint_job(base, [setting.subject(base)])
-    settings = TrainSettings(steps=repeats + 1, batch=setting.BATCH, rank=setting.RANK)
+    settings = setting.train_settings(base, repeats + 1)
     ours = Trainer(base, [job], settings).run()
     recipe, cached = (DreamBoothLora(with_peft(base, own_attention=False), cached) for cached in (False, True))
     cases = {"ours": lambda: next(ours), "recipe": recipe.step, "recipe_cached": cached.step}

@@ -112,7 +112,7 @@ def check_base(hypernet: Hypernetwork, base: Base) -> None:
             f"the hypernetwork reads text states {hypernet.text}, and the base at hand has {base.text_shape}: "
             "load the hypernetwork's own base"
         )
-    there = {site.name: site for site in base.sites()}
+    there = {site.name: site for site in base.sites("all")}
     if odd := [site for site in hypernet.spec.sites if there.get(site.name) != site]:
         raise AdapterMismatchError(
             f"the hypernetwork predicts for {odd[0]}, and the base at hand has {there.get(odd[0].name)} there"

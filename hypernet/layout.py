@@ -9,12 +9,12 @@ from palp.adapter import Site
 
 __all__ = ["alike", "layer_and_kind", "numbered"]
 
-ATTENTION = re.compile(r"(.+)\.(attn\d+\..+)")
+IN_BLOCK = re.compile(r"(.+)\.((?:attn\d+|ff)\..+)")
 
 
 def layer_and_kind(site: str) -> tuple[str, str]:
     """The layer of a site and what it is there: "….transformer_blocks.0" and "attn1.to_q"."""
-    found = ATTENTION.fullmatch(site)
+    found = IN_BLOCK.fullmatch(site)
     layer, kind = found.groups() if found else site.rpartition(".")[::2]
     return layer, kind
 

@@ -35,7 +35,8 @@ class Branch:
 
     Without gradients, the factors of a routing are kept as they go into the products (picked, cast, transposed) until
     the routing changes or somebody writes into the slots: between denoising steps neither happens, and on an
-    accelerator picking and casting would be most of what a step launches here.
+    accelerator picking and casting would be most of what a step launches here. Where all that is picked is zero, as at
+    the sites that no adapter of the batch has, nothing is added: a bank of many sites costs what is in it.
 
     Args:
         down: A of every slot.
@@ -45,7 +46,7 @@ class Branch:
     def __init__(self, down: Float[nn.Parameter, "slots rank in"], up: Float[nn.Parameter, "slots out rank"]) -> None:
         self._own = down, up
         self._versioned = not (down.is_inference() or up.is_inference())  # whether a write into them can be told
-        self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
+        self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor] | None] | None = None
 
     def add(
         self,
@@ -63,9 +64,12 @@ class Branch:
         """
         with_gradients = torch.is_grad_enabled()
         if self._versioned and lent is None and not with_gradients and not torch.compiler.is_compiling():
-            down, up = self._ready(routing, output.dtype)
+            factors = self._ready(routing, output.dtype)
         else:
-            down, up = _routed(*(lent or self._own), routing, output.dtype)
+            factors = _routed(*(lent or self._own), routing, output.dtype)
+        if factors is None:
+            return output
+        down, up = factors
         runs, scale = len(down), routing.scale
         inner = torch.bmm(x.to(output.dtype).reshape(runs, -1, x.shape[-1]), down)
         if isinstance(scale, Tensor):
@@ -75,12 +79,14 @@ class Branch:
         add_product = torch.baddbmm if with_gradients else Tensor.baddbmm_
         return add_product(plain, inner, up, alpha=scale).view_as(output)
 
-    def _ready(self, routing: Routing, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _ready(self, routing: Routing, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """The factors of a routing; None if their product is zero."""
         # A write counts a version; a move to another device or type, which counts none, is another address.
         now = (routing.rows, dtype, *((own._version, own.data_ptr()) for own in self._own))
         if self._kept is None or self._kept[0] != now:
-            self._kept = (now, *_routed(*self._own, routing, dtype))
-        return self._kept[1:]
+            down, up = _routed(*self._own, routing, dtype)
+            self._kept = now, (down, up) if bool(up.any()) else None
+        return self._kept[1]
 
 
 def common_run(slots: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor
 from palp.adapter import Adapter
 from palp.bank import AdapterBank
 from palp.base import Base, sample
+from palp.base.sample import Guide, classifier_free
 from palp.compose import in_one_frame
 from palp.errors import InputError
+from palp.opening import check_opening, opening_ends, opening_prompt
 
 __all__ = ["Picture", "Sampling", "batch_size", "batches_of", "draw"]
 
@@ -27,28 +29,44 @@ LATENTS = 16_384
 
 @dataclass(frozen=True)
 class Picture:
-    """What to draw: a prompt that may hold the adapter's words, a seed, and the adapter, None for the bare base."""
+    """What to draw.
+
+    Args:
+        prompt: may hold the adapter's words.
+        seed: of the noise.
+        adapter: None for the bare base.
+        opening: the adapter in the opening, which is drawn at `opening_prompt`; None for no opening.
+    """
 
     prompt: str
     seed: int
     adapter: Adapter | None = None
+    opening: Adapter | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw: denoising steps, classifier-free guidance scale, "ddim" | "dpm++2m" | "euler".
+    """How to draw.
+
+    Args:
+        steps: of denoising.
+        guidance: classifier-free guidance scale.
+        scheduler: "ddim" | "dpm++2m" | "euler".
+        opening: share of the schedule, from noise, that is the opening of pictures that have one.
 
     Raises:
-        InputError: a guidance scale that is not finite.
+        InputError: a guidance scale that is not finite, or a share that is none.
     """
 
     steps: int = 20
     guidance: float = 7.5
     scheduler: str = "ddim"
+    opening: float = 0.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance):
             raise InputError(f"the guidance scale is {self.guidance}, and must be finite: 1 is none, 7.5 usual")
+        check_opening(self.opening)
 
 
 def draw(
@@ -68,7 +86,7 @@ def draw(
         InputError: a scale so large that a picture is not finite.
     """
     for adapter in _distinct(pictures):
-        adapter.check(base.fingerprint, base.sites())
+        adapter.check(base.fingerprint, base.sites("all"))
     size = batch_size(base)
     batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
     return torch.cat([_draw(base, batch, sampling, callback) for batch in batches])
@@ -88,24 +106,20 @@ def batches_of(base: Base, count: int) -> int:
 def _draw(
     base: Base, pictures: Sequence[Picture], sampling: Sampling, callback: Callable[[], None] | None
 ) -> Float[Tensor, "pictures 3 H W"]:
-    words = [picture.adapter.placeholders if picture.adapter else {} for picture in pictures]
-    with torch.no_grad():
-        text = base.encode_prompts([picture.prompt for picture in pictures], words)
-        null = base.encode_prompts([""])
     adapters = _distinct(pictures)
-    bank = _bank(base, adapters) if adapters else None
+    bank = AdapterBank.holding(base.unet, in_one_frame(adapters), spare=1).attach() if adapters else None
+    null = base.encode_prompts([""])
     try:
-        with nullcontext() if bank is None else bank.route(_slots(pictures, adapters, sampling.guidance)):
-            drawn = sample(
-                base,
-                text,
-                null,
-                [picture.seed for picture in pictures],
-                steps=sampling.steps,
-                guidance=sampling.guidance,
-                scheduler=sampling.scheduler,
-                callback=None if callback is None else lambda step, latents: callback(),
-            ).cpu()
+        drawn = sample(
+            base,
+            null,
+            null,
+            [picture.seed for picture in pictures],
+            steps=sampling.steps,
+            scheduler=sampling.scheduler,
+            guide=_guide(base, bank, pictures, sampling),
+            callback=None if callback is None else lambda step, latents: callback(),
+        ).cpu()
     finally:
         if bank is not None:
             bank.detach()
@@ -118,16 +132,50 @@ def _draw(
     return drawn
 
 
-def _bank(base: Base, adapters: Sequence[Adapter]) -> AdapterBank:
-    """The adapters in their slots, and one empty slot after them: the bare base."""
-    return AdapterBank.holding(base.unet, in_one_frame(adapters), spare=1).attach()
+def _guide(base: Base, bank: AdapterBank | None, pictures: Sequence[Picture], sampling: Sampling) -> Guide:
+    """Classifier-free guidance at the prompts through their adapters, and before that at what opens them."""
+    whole = [(picture.prompt, picture.adapter) for picture in pictures]
+    opens = [(opening_prompt(picture.prompt), picture.opening or picture.adapter) for picture in pictures]
+    opens = [first if picture.opening else then for picture, first, then in zip(pictures, opens, whole, strict=True)]
+    adapters = _distinct(pictures)
+    then = _guide_at(base, bank, adapters, whole, sampling.guidance)
+    if not sampling.opening or opens == whole:
+        return then
+    first, ends = (
+        _guide_at(base, bank, adapters, opens, sampling.guidance),
+        opening_ends(len(base.schedule), sampling.opening),
+    )
+    return lambda x_t, t: (first if int(t[0]) >= ends else then)(x_t, t)
 
 
-def _slots(pictures: Sequence[Picture], adapters: Sequence[Adapter], guidance: float) -> Tensor:
-    """The slot of every row of the denoiser's batch: with guidance, the rows without text come first."""
-    slots = [len(adapters) if p.adapter is None else adapters.index(p.adapter) for p in pictures]
-    return torch.tensor(slots if guidance == 1 else slots + slots)
+@torch.no_grad()
+def _guide_at(
+    base: Base,
+    bank: AdapterBank | None,
+    adapters: Sequence[Adapter],
+    rows: Sequence[tuple[str, Adapter | None]],
+    guidance: float,
+) -> Guide:
+    """Classifier-free guidance at prompts, each through its adapter; the rows without text come first."""
+    slots = [len(adapters) if adapter is None else adapters.index(adapter) for _, adapter in rows]
+    through = torch.tensor(slots if guidance == 1 else slots + slots)
+    words = [{} if adapter is None else adapter.placeholders for _, adapter in rows]
+    text = base.encode_prompts([prompt for prompt, _ in rows], words)
+    null = base.encode_prompts([""]).repeat(len(rows))
+
+    def routed() -> AbstractContextManager[None]:
+        return nullcontext() if bank is None else bank.route(through)
+
+    with routed():
+        guide = classifier_free(base, text, null, guidance)
+
+    def at(x_t: Tensor, t: Tensor) -> Tensor:
+        with routed():
+            return guide(x_t, t)
+
+    return at
 
 
 def _distinct(pictures: Sequence[Picture]) -> list[Adapter]:
-    return list(dict.fromkeys(picture.adapter for picture in pictures if picture.adapter is not None))
+    named = [adapter for picture in pictures for adapter in (picture.adapter, picture.opening)]
+    return list(dict.fromkeys(adapter for adapter in named if adapter is not None))

@@ -16,7 +16,7 @@ class Merge:
     """W + scale · alpha / rank · B[slot] A[slot] in the place of W, in parameters of its own, until `restore`.
 
     The denoiser's own parameters are set aside and never written: restoring puts the same objects back. The sum is
-    rounded to the weights' type.
+    rounded to the weights' type. Where the slot has nothing, W stays.
 
     Args:
         unet: the bank's denoiser.
@@ -39,6 +39,8 @@ class Merge:
             for site, layer in self._layers.items():
                 own = layer.get_parameter("weight")
                 down, up = self._bank.down[key(site)][slot], self._bank.up[key(site)][slot]
+                if not bool(up.any()):
+                    continue
                 whole = torch.addmm(own, up.to(own.dtype), down.to(own.dtype), alpha=self._bank.spec.scale)
                 self._own[site] = own
                 layer.weight = nn.Parameter(whole, requires_grad=False)

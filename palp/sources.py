@@ -53,7 +53,7 @@ def load_adapter(base: Base, source: Path) -> Adapter:
     if file is None:
         raise InputError(f"{source} holds pictures, and an adapter is needed: give a .safetensors file or a run folder")
     adapter = Adapter.load(file)
-    adapter.check(base.fingerprint, base.sites())
+    adapter.check(base.fingerprint, base.sites("all"))
     return adapter
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from palp.errors import InputError
+from palp.opening import check_opening
 from palp.settings import MOST_SEED
 
 __all__ = [
@@ -45,6 +46,7 @@ class PictureRequest:
         seed: of the noise.
         steps: denoising steps.
         guidance: classifier-free guidance scale; None is the base's own.
+        opening: share of the schedule, from noise, in which a subject is drawn as a photo; None is the base's own.
         scheduler: "ddim" | "dpm++2m" | "euler".
         previews: pictures to send on the way, evenly spread over the steps.
         priority: higher goes first.
@@ -65,6 +67,7 @@ class PictureRequest:
     seed: int = 0
     steps: int = 20
     guidance: float | None = None
+    opening: float | None = None
     scheduler: Literal["ddim", "dpm++2m", "euler"] = "ddim"
     previews: int = 0
     priority: int = 0
@@ -76,6 +79,7 @@ class PictureRequest:
                 raise InputError(f"{name} is {value}, and must be finite: 1 is as trained")
         if self.guidance is not None and not math.isfinite(self.guidance):
             raise InputError(f"guidance is {self.guidance}, and must be finite: 1 is none")
+        check_opening(self.opening or 0.0)
         for name, least, most in (
             ("steps", 1, 1000),
             ("seed", 0, MOST_SEED),

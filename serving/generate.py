@@ -58,6 +58,15 @@ Steps = Annotated[int, typer.Option(min=1, help="Denoising steps.")]
 Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance scale; by default 7.5, and 2.5 on icons.")
 ]
+Opening = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help='Share of the steps, from noise, drawn at "a photo of [V]" and what is beside it; by default 0, and 0.4 on '
+        "icons.",
+    ),
+]
 Scheduler = Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")]
 
 
@@ -76,6 +85,7 @@ def generate(
     grid: Grid = None,
     steps: Steps = 20,
     guidance: Guidance = None,
+    opening: Opening = None,
     scheduler: Scheduler = "ddim",
     base: BaseName = "icons",
     base_config: BaseConfig = None,
@@ -87,7 +97,7 @@ def generate(
     from palp.base.sample import check_steps
     from palp.cli.base import open_base
     from palp.draw import Sampling
-    from palp.recipes import guidance_scale
+    from palp.recipes import guidance_scale, opening_share
     from serving import pictures
     from serving.prompt_adapters import check_refine
 
@@ -101,7 +111,12 @@ def generate(
         check_refine(wanted, subject)
     model = open_base(base, device, dtype, base_config)
     check_steps(model, steps)
-    sampling = Sampling(steps, guidance_scale(model.name) if guidance is None else guidance, scheduler)
+    sampling = Sampling(
+        steps,
+        guidance_scale(model.name) if guidance is None else guidance,
+        scheduler,
+        opening_share(model.name) if opening is None else opening,
+    )
     learned, adapters = _adapters(model, prompt, (subject, class_word), wanted, hypernet, refine)
     request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, model.fingerprint)
     _draw(model, request, paths, grid)

@@ -68,7 +68,7 @@ def notes(png: bytes) -> dict[str, str]:
 
 def subject(base: Base, seed: int, rank: int = 2) -> Adapter:
     """A random subject's adapter."""
-    spec = AdapterSpec(base.fingerprint, base.sites(), rank, 3.0)
+    spec = AdapterSpec(base.fingerprint, base.sites("all"), rank, 3.0)
     return random_adapter(spec, seed, {"[V]": base.embedding_shapes()})
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
-from palp.base import Base
+from palp.base import SITES, Base
 from palp.base.attention import fused, use_block_attention, written_out
 from palp.errors import InputError
 from tests.tiny import KINDS, Kind, tiny_base, tiny_pipeline
@@ -88,7 +88,7 @@ def test_small_latents_on_a_cpu_take_attention_written_out(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sites_are_the_attention_projections(kind: Kind) -> None:
+def test_sites_are_attention_projections_and_the_feed_forward_layers_way_out(kind: Kind) -> None:
     base = tiny_base(kind)
     modules = dict(base.unet.named_modules())
     blocks = [name for name in modules if name.endswith((".attn1", ".attn2"))]
@@ -99,6 +99,10 @@ def test_sites_are_the_attention_projections(kind: Kind) -> None:
         "cross": {f"{b}.{p}" for b in cross for p in ("to_q", "to_k", "to_v", "to_out.0")},
         "cross-kv": {f"{b}.{p}" for b in cross for p in ("to_k", "to_v")},
     }
+    ways_out = {name for name in modules if name.endswith(".ff.net.2")}
+    assert len(ways_out) == len(cross)
+    expected |= {"cross-kv-ff": expected["cross-kv"] | ways_out, "all": expected["attention"] | ways_out}
+    assert expected.keys() == set(SITES)
     for which, names in expected.items():
         sites = base.sites(which)
         assert {site.name for site in sites} == names

@@ -234,6 +234,7 @@ def test_sizes_are_checked(name: str) -> None:
 
 def test_sites_by_layer_kind_and_shape() -> None:
     assert layer_and_kind("up.0.transformer_blocks.0.attn2.to_out.0") == ("up.0.transformer_blocks.0", "attn2.to_out.0")
+    assert layer_and_kind("up.0.transformer_blocks.0.ff.net.2") == ("up.0.transformer_blocks.0", "ff.net.2")
     assert layer_and_kind("mid.proj_in") == ("mid", "proj_in")
     sites = [Site("a", 4, 4), Site("b", 4, 8), Site("c", 4, 4)]
     assert alike(sites) == [[0, 2], [1]]

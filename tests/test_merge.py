@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from palp.bank import AdapterBank
+from palp.bank import AdapterBank, key
 from palp.base import Base
 from palp.draw import Picture, Sampling, draw
 from palp.merge import Merge
@@ -49,6 +49,9 @@ def test_merged_weights_draw_as_the_slot_does_and_go_again(kind: Kind) -> None:
     bank = AdapterBank(base.unet, subject(base, 0).spec, 2).attach()
     for slot in range(2):
         bank.write(slot, subject(base, slot))
+    queries = [site.name for site in base.sites() if site.name.endswith("to_q")]
+    for site in queries:
+        bank.up[key(site)][1] = 0
     merge = Merge(base.unet, bank, {site.name for site in base.sites("cross-kv")})
     x_t, t, text = torch.randn(2, *base.latent_shape), torch.tensor([10, 700]), base.encode_prompts(["cat", ""])
     bare = base.predict(x_t, t, base.project(text))
@@ -61,6 +64,8 @@ def test_merged_weights_draw_as_the_slot_does_and_go_again(kind: Kind) -> None:
     for slot in (0, 1):  # the second in the place of the first
         merge.merge(slot)
         assert merge.slot == slot
+        own = {name for name, tensor in base.unet.named_parameters() if id(tensor) == before[name][0]}
+        assert all((f"{site}.weight" in own) == (slot == 1) for site in queries)
         torch.testing.assert_close(base.predict(x_t, t, projected[slot]), expected[slot], **MERGED)
     merge.restore()
     assert merge.slot is None

@@ -45,7 +45,7 @@ def test_numbers_as_yaml_reads_them() -> None:
         ({"min_snr": 0.0}, "min_snr is 0.0"),
         ({"t_min": 0.5, "t_max": 0.5}, "t_max is 0.5, and must be above t_min 0.5"),
         ({"t_max": 1.5}, "t_max is 1.5"),
-        ({"sites": "everything"}, "one of attention, cross, cross-kv"),
+        ({"sites": "everything"}, "one of attention, cross, cross-kv, cross-kv-ff, all"),
         ({"optimizer": "sgd"}, "one of adamw, prodigy"),
         ({"schedule": "linear"}, "one of constant, cosine"),
         ({"dtype": "int8"}, "one of float32"),

@@ -98,7 +98,7 @@ class Base:
         return self.family.text_shape(self.encoders)
 
     def sites(self, which: str = "attention") -> tuple[Site, ...]:
-        """LoRA sites, named as in `unet.named_modules()`: "attention", "cross" or "cross-kv"."""
+        """LoRA sites by a choice of `SITES`, named as in `unet.named_modules()`; "all": wherever an adapter may be."""
         return self.family.sites(self.unet, which)
 
     def embedding_shapes(self) -> dict[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
@@ -20,11 +21,13 @@ from palp.base.fingerprint import weights_fingerprint
 from palp.compose import compose
 from palp.draw import Picture, Sampling, batch_size, draw
 from palp.evaluate.composition import Composed, draw_composed
-from palp.evaluate.methods import Plan
+from palp.evaluate.methods import OPENING, Need, Plan
 from palp.evaluate.shelf import Bar, Shelf
 from palp.guidance import Prompt
 
 __all__ = ["Gallery", "Shot"]
+
+Parts: TypeAlias = tuple[tuple[Need, float], ...]
 
 
 @dataclass(frozen=True)
@@ -72,34 +75,41 @@ class Gallery:
     def path(self, shot: Shot) -> Path:
         """Where they are, or will be."""
         parts = [(self._shelf.identity(need), scale) for need, scale in shot.plan.parts]
-        how = [shot.plan.composition, shot.prompt, shot.asked, shot.seeds, asdict(self._sampling)]
-        content = json.dumps([*self._base, parts, how])
+        opening = [(self._shelf.identity(need), scale) for need, scale in shot.plan.opening]
+        how = [shot.plan.composition, shot.prompt, shot.asked, shot.seeds, asdict(_sampling(self._sampling, shot.plan))]
+        content = json.dumps([*self._base, parts, opening, how])
         return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
     def _draw(self, shots: Sequence[Shot]) -> Float[Tensor, "pictures 3 H W"]:
         if shots[0].asked is not None:
             return self._draw_composed(shots)
-        adapters = _adapters(self._shelf, [shot.plan for shot in shots])
-        rows = [Picture(shot.prompt, seed, adapters[shot.plan]) for shot in shots for seed in shot.seeds]
-        return draw(self._shelf.base, rows, self._sampling)
+        adapters = _adapters(self._shelf, [shot.plan.parts for shot in shots] + [shot.plan.opening for shot in shots])
+        rows = [
+            Picture(shot.prompt, seed, adapters[shot.plan.parts], adapters[shot.plan.opening])
+            for shot in shots
+            for seed in shot.seeds
+        ]
+        return draw(self._shelf.base, rows, _sampling(self._sampling, shots[0].plan))
 
     def _draw_composed(self, shots: Sequence[Shot]) -> Float[Tensor, "pictures 3 H W"]:
-        composition, adapters = shots[0].plan.composition, _adapters(self._shelf, [shot.plan for shot in shots])
+        composition, adapters = shots[0].plan.composition, _adapters(self._shelf, [shot.plan.parts for shot in shots])
         assert composition is not None
         rows = []
         for shot in shots:
-            adapter = adapters[shot.plan]
+            adapter = adapters[shot.plan.parts]
             assert adapter is not None
             rows += [Composed(dict(shot.asked or ()), seed, adapter) for seed in shot.seeds]
         return draw_composed(self._shelf.base, rows, *composition, self._sampling)
 
 
-def _adapters(shelf: Shelf, plans: Sequence[Plan]) -> dict[Plan, Adapter | None]:
-    """The sum that each plan names, files read once."""
+def _adapters(shelf: Shelf, sums: Sequence[Parts]) -> dict[Parts, Adapter | None]:
+    """What the parts add up to, files read once."""
     read = lru_cache(maxsize=None)(shelf.adapter)
-    return {
-        plan: compose([(read(need), scale) for need, scale in plan.parts]) if plan.parts else None for plan in plans
-    }
+    return {parts: compose([(read(need), scale) for need, scale in parts]) if parts else None for parts in sums}
+
+
+def _sampling(sampling: Sampling, plan: Plan) -> Sampling:
+    return replace(sampling, opening=OPENING.share) if plan.opening else sampling
 
 
 def _batches(shots: Sequence[Shot], size: int) -> list[list[Shot]]:
@@ -110,6 +120,7 @@ def _batches(shots: Sequence[Shot], size: int) -> list[list[Shot]]:
         fits = (
             last is not None
             and last[0].plan.composition == shot.plan.composition
+            and bool(last[0].plan.opening) == bool(shot.plan.opening)
             and sum(len(other.seeds) for other in last) + len(shot.seeds) <= size
         )
         if fits:

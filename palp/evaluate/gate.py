@@ -35,7 +35,8 @@ GATE_METHODS: Mapping[str, Method] = {
     **{
         name: METHODS[name]
         for name in (
-            "base", "subject", "subject_early", "subject_0.8", "subject_0.6", "unguided",
+            "base", "subject", "subject_early", "subject_0.8", "subject_0.6",
+            "opened_whole", "opened", "opened_transferred", "unguided",
             "transferred", "transferred_other", "transferred_mean", "score_composition", "region_composition",
         )
     },

@@ -10,7 +10,7 @@ from palp.base.icons.grammar import Scene
 from palp.errors import InputError
 from palp.evaluate.protocol import Protocol
 from palp.guidance import RESIDUAL
-from palp.recipes import Form, recipe
+from palp.recipes import Form, opening_of, recipe
 
 __all__ = [
     "METHODS",
@@ -26,6 +26,7 @@ __all__ = [
     "subject_need",
 ]
 
+OPENING = opening_of("icons")
 Choices: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Settings that a sweep has chosen, by key: "palp" -> {"guidance_weight": 0.1}; see `palp.evaluate.sweep`."""
 
@@ -63,10 +64,12 @@ class Plan:
     Args:
         parts: adapters with scales; the last is what the method is about.
         composition: a rule of the residual form and its γ, to compose predictions while sampling; None: do not.
+        opening: parts of the adapter in the opening, for pictures that have one.
     """
 
     parts: tuple[tuple[Need, float], ...] = ()
     composition: tuple[str, float] | None = None
+    opening: tuple[tuple[Need, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,17 @@ def subject_need(name: str) -> Need:
 
 def _subject(scale: float = 1.0, share: float = 1.0) -> Callable[[Cell], Plan]:
     return lambda cell: Plan(((replace(subject_need(cell.subject), share=share), scale),))
+
+
+def _opened(rest: float, then: Callable[[Cell], Plan] | None = None) -> Callable[[Cell], Plan]:
+    """The subject's adapter whole in the opening; then weaker, or what another method draws with."""
+
+    def plan(cell: Cell) -> Plan:
+        need = subject_need(cell.subject)
+        parts = ((need, rest),) if then is None else ((need, rest), *then(cell).parts[1:])
+        return Plan(parts, opening=((need, 1.0),))
+
+    return plan
 
 
 def _unguided(cell: Cell) -> Plan:
@@ -195,6 +209,11 @@ METHODS: Mapping[str, Method] = {
     "subject_early": Method("subject, stopped half-way", _subject(share=0.5)),
     "subject_0.8": Method("subject × 0.8", _subject(0.8)),
     "subject_0.6": Method("subject × 0.6", _subject(0.6)),
+    "opened_whole": Method("opened as a photo", _opened(1.0)),
+    "opened": Method(f"opened, then × {OPENING.rest:g}", _opened(OPENING.rest)),
+    "opened_transferred": Method(
+        "… and residual of other subjects", _opened(OPENING.rest, residual(RESIDUAL, transferred=True))
+    ),
     "unguided": Method("PALP's schedule, λ = 0", _unguided),
     "sds": Method("SDS", _joint("sds")),
     "nfsd": Method("NFSD", _joint("nfsd")),

@@ -148,7 +148,7 @@ class Study:
             asked: tuple[tuple[Prompt, str], ...] = (
                 ("personal", photo_prompt()), ("clean", clean), ("photo", photo), ("target", prompt)
             )  # fmt: skip
-            alone = replace(plan, composition=None)  # at the photo prompt there is nothing to compose
+            alone = replace(plan, parts=plan.opening or plan.parts, composition=None, opening=())  # nothing to compose
             shots = (
                 Shot(plan, prompt, protocol.seeds, None if plan.composition is None else asked),
                 Shot(alone, photo_prompt(), protocol.photo_seeds),

@@ -198,7 +198,7 @@ def residual_job(
     """
     members = []
     for subject, adapter in subjects:
-        adapter.check(base.fingerprint, base.sites())
+        adapter.check(base.fingerprint, base.sites("all"))
         prompts = make_prompts([subject], prompt)[subject.placeholder]
         members.append(_with_latents(base, subject, prompts, flip, adapter))
     return Job(tuple(members), rule, seed, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from palp.base import SITES
 from palp.settings import CheckedSettings
 
 __all__ = ["TrainSettings"]
@@ -22,7 +23,7 @@ class TrainSettings(CheckedSettings):
 
     rank: int = 8  # of every LoRA pair
     lora_alpha: float | None = None  # ΔW = lora_alpha / rank · B A; None is the rank
-    sites: str = "attention"  # layers with a LoRA pair: "attention", "cross" or "cross-kv"
+    sites: str = "attention"  # layers with a LoRA pair: "attention", "cross", "cross-kv", "cross-kv-ff" or "all"
     vectors: int = 1  # tokens of a learned word
     steps: int = 500  # optimiser steps
     batch: int = 4  # pictures a step and job
@@ -61,7 +62,7 @@ class TrainSettings(CheckedSettings):
             value = getattr(self, name)
             self.require(name, value is None or 0 < value < math.inf, "above 0, or left out")
         choices = {
-            "sites": ("attention", "cross", "cross-kv"),
+            "sites": tuple(SITES),
             "schedule": ("constant", "cosine"),
             "optimizer": ("adamw", "prodigy"),
             "dtype": ("float32", "float16", "bfloat16"),

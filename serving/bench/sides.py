@@ -93,10 +93,11 @@ class Sides:
 
 
 def random_adapter(base: Base, seed: int) -> Adapter:
-    """Of the rank of a subject that the base's recipe learns."""
+    """Of the rank of a subject that the base's recipe learns, and at its sites."""
     rng = torch.Generator().manual_seed(seed)
-    rank = recipe(base.name, "subject").rank
-    spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank))
+    settings = recipe(base.name, "subject")
+    rank, sites = settings.rank, base.sites(settings.sites)
+    spec = AdapterSpec(base.fingerprint, sites, rank, float(rank))
     down = {site.name: SIZE * torch.randn(rank, site.in_features, generator=rng) for site in spec.sites}
     up = {site.name: SIZE * torch.randn(site.out_features, rank, generator=rng) for site in spec.sites}
     word = {name: vector[None] for name, vector in base.word_embedding(CLASS_WORD).items()}

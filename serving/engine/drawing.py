@@ -40,9 +40,10 @@ class Drawing:
     Args:
         entry: whose it is.
         slot: of its adapters.
-        text: what its rows of a batch read: with guidance the negative prompt, then the prompt; else the prompt.
+        prompt: what its rows of a batch read: with guidance the negative prompt, then the prompt; else the prompt.
             Projected through `slot`, so that no step makes the text's keys and values again.
-        guidance: scale; 1 where `text` has one row.
+        opening: what they read instead as long as the timestep is not below `opening_ends`; None for nothing else.
+        guidance: scale; 1 where `prompt` has one row.
         sampler: of diffusers, this picture's alone.
         latents: the sampler's.
         notes: how to draw it again.
@@ -57,7 +58,9 @@ class Drawing:
 
     entry: Entry
     slot: int
-    text: TextState
+    prompt: TextState
+    opening: TextState | None
+    opening_ends: int
     guidance: float
     sampler: Any
     latents: Float[Tensor, "1 c h w"]
@@ -74,6 +77,16 @@ class Drawing:
     def steps(self) -> int:
         """In all."""
         return len(self.sampler.timesteps)
+
+    @property
+    def text(self) -> TextState:
+        """What its rows read in the next step."""
+        return self.prompt if self.opening is None or self.timestep < self.opening_ends else self.opening
+
+    @property
+    def timestep(self) -> int:
+        """Of the next step, as the base counts noise."""
+        return int(self.sampler.timesteps[self.step])
 
     @property
     def finished(self) -> bool:
@@ -109,16 +122,17 @@ def preview_steps(steps: int, previews: int) -> frozenset[int]:
 
 
 class SharedText:
-    """What a batch reads of its pictures' prompts, joined again only when its pictures change."""
+    """What a batch reads of its pictures' prompts, joined again only when its pictures or what they read changes."""
 
     def __init__(self) -> None:
-        self._drawings: list[Drawing] = []
+        self._parts: list[TextState] = []
         self._text: TextState | None = None
 
     def of(self, drawings: Sequence[Drawing]) -> TextState:
         """The rows of these pictures, in their order."""
-        if self._text is None or self._drawings != list(drawings):
-            self._drawings, self._text = list(drawings), TextState.cat([drawing.text for drawing in drawings])
+        parts = [drawing.text for drawing in drawings]
+        if self._text is None or self._parts != parts:
+            self._parts, self._text = parts, TextState.cat(parts)
         return self._text
 
 
@@ -131,7 +145,7 @@ def denoise(base: Base, slots: Slots, drawings: Sequence[Drawing], shared: Share
     """
     inputs = [drawing.input() for drawing in drawings]
     rows = [len(drawing.text) for drawing in drawings]
-    times = [int(drawing.sampler.timesteps[drawing.step]) for drawing in drawings]
+    times = [drawing.timestep for drawing in drawings]
     counts = torch.tensor(rows)
     through = torch.tensor([drawing.slot for drawing in drawings]).repeat_interleave(counts)
     t = torch.tensor(times).repeat_interleave(counts).to(base.device)

@@ -15,8 +15,9 @@ from palp.base import Base, TextState
 from palp.base.sample import initial_noise, make_scheduler
 from palp.compose import subject_strength
 from palp.errors import InputError
+from palp.opening import opening_ends, opening_prompt
 from palp.prompts import placeholders_in
-from palp.recipes import guidance_scale, recipe
+from palp.recipes import guidance_scale, opening_share, recipe
 from palp.words import check_words
 from serving.contract import PictureRequest
 from serving.engine.drawing import Drawing, preview_steps
@@ -119,7 +120,7 @@ class Preparation:
             return plan
         with _timed(plan.seconds, "compose"):
             plan.subject = self._library.adapter(request.owner, request.subject, record)
-            plan.subject.check(self._base.fingerprint, self._base.sites())
+            plan.subject.check(self._base.fingerprint, self._base.sites("all"))
         if stored is None:
             self._predict(plan, record)
             plan.seconds["predict"] = 0.0 if plan.forecast is None else plan.forecast.seconds
@@ -226,16 +227,23 @@ class Preparation:
     def _drawing(self, plan: Plan, slot: int, guidance: float) -> Drawing:
         request = plan.entry.request
         words = plan.subject.placeholders if plan.subject is not None else {}
-        text = self._base.encode_prompts([request.prompt], words)
-        if guidance != 1:
-            text = TextState.cat([self._negative(request.negative_prompt), text])
-        with self.slots.route(torch.full((len(text),), slot)):
-            text = self._base.project(text)
+        opening, share = opening_prompt(request.prompt), _opening(request, self._base)
+        opens = share > 0 and plan.subject is not None and opening != request.prompt
+
+        def read(prompt: str) -> TextState:
+            text = self._base.encode_prompts([prompt], words)
+            if guidance != 1:
+                text = TextState.cat([self._negative(request.negative_prompt), text])
+            with self.slots.route(torch.full((len(text),), slot)):
+                return self._base.project(text)
+
         sampler = make_scheduler(self._base, request.scheduler, request.steps)
         return Drawing(
             entry=plan.entry,
             slot=slot,
-            text=text,
+            prompt=read(request.prompt),
+            opening=read(opening) if opens else None,
+            opening_ends=opening_ends(len(self._base.schedule), share),
             guidance=guidance,
             sampler=sampler,
             latents=initial_noise(self._base, [request.seed]) * sampler.init_noise_sigma,
@@ -264,6 +272,7 @@ class Preparation:
             "base": self._base.fingerprint,
             "steps": str(request.steps),
             "guidance": str(guidance),
+            "opening": str(_opening(request, self._base)),
             "scheduler": request.scheduler,
             "software": "palp-hyper",
         }
@@ -278,6 +287,10 @@ class Preparation:
 
 def _guidance(request: PictureRequest, base: Base) -> float:
     return guidance_scale(base.name) if request.guidance is None else request.guidance
+
+
+def _opening(request: PictureRequest, base: Base) -> float:
+    return opening_share(base.name) if request.opening is None else request.opening
 
 
 @contextmanager

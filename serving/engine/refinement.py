@@ -9,15 +9,13 @@ from typing import Any
 
 from hypernet.stage import recipe_rule, recipe_settings, refining
 from palp.adapter import Adapter, AdapterSpec
-from palp.base import Base
+from palp.base import SITES, Base
 from palp.errors import InputError
 from palp.recipes import recipe
 from palp.subjects import Subject, read_pictures
 from palp.train import Trainer, TrainSettings, residual_job
 
 __all__ = ["Lesson", "refine"]
-
-SITES = ("attention", "cross", "cross-kv")
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ class Slots:
     """
 
     def __init__(self, base: Base, rank: int, count: int) -> None:
-        spec = AdapterSpec(base.fingerprint, base.sites(), rank, float(rank), base.arithmetic)
+        spec = AdapterSpec(base.fingerprint, base.sites("all"), rank, float(rank), base.arithmetic)
         self.bank = AdapterBank(base.unet, spec, count + 1).requires_grad_(False).attach()
         self._merge = Merge(base.unet, self.bank, {site.name for site in base.sites("cross-kv")})
         self._slot_of: OrderedDict[Combination, int] = OrderedDict()

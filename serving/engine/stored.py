@@ -40,7 +40,7 @@ def _read(base: Base, file: Path) -> tuple[str, Adapter]:
         )
     content = file.read_bytes()
     adapter = Adapter.from_bytes(content, file.name)
-    adapter.check(base.fingerprint, base.sites())
+    adapter.check(base.fingerprint, base.sites("all"))
     if adapter.placeholders:
         words = ", ".join(sorted(adapter.placeholders))
         raise InputError(f"{file.name} has learned {words}, and is a subject's: give prompt adapters (--mode residual)")

@@ -66,6 +66,12 @@ class ImageRequest(BaseModel):
     seed: int | None = Field(None, ge=0, le=MOST_SEED, description="Of the first picture; random by default.")
     steps: int = Field(20, ge=1, le=1000)
     guidance: float | None = Field(None, ge=0, le=50, description="The base's own by default.")
+    opening: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the steps in which a subject is drawn as a photo; the base's by default.",
+    )
     negative_prompt: str = Field("", max_length=4000)
     scheduler: Literal["ddim", "dpm++2m", "euler"] = "ddim"
     refine: int = Field(0, ge=0, le=1000, description="Steps of training on from the predicted adapter before drawing.")
@@ -169,6 +175,7 @@ def _requests(body: ImageRequest, service: Service, owner: str) -> list[PictureR
             seed=seed + index,
             steps=body.steps,
             guidance=body.guidance,
+            opening=body.opening,
             scheduler=body.scheduler,
             previews=body.partial_images if body.stream else 0,
             priority=body.priority,

@@ -8,6 +8,7 @@ from typing import Any
 from palp.base.families.family import Family
 from palp.base.families.stable_diffusion import StableDiffusion
 from palp.base.families.stable_diffusion_xl import StableDiffusionXL
+from palp.base.families.unet import SITES
 
 
 def find(parts: Mapping[str, Any]) -> Family | None:
@@ -15,4 +16,4 @@ def find(parts: Mapping[str, Any]) -> Family | None:
     return StableDiffusionXL.match(parts) or StableDiffusion.match(parts)
 
 
-__all__ = ["Family", "StableDiffusion", "StableDiffusionXL", "find"]
+__all__ = ["SITES", "Family", "StableDiffusion", "StableDiffusionXL", "find"]

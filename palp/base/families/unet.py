@@ -15,12 +15,15 @@ SITES = {
     "attention": re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$"),
     "cross": re.compile(r"\.attn2\.(to_q|to_k|to_v|to_out\.0)$"),
     "cross-kv": re.compile(r"\.attn2\.(to_k|to_v)$"),
+    "cross-kv-ff": re.compile(r"\.(attn2\.(to_k|to_v)|ff\.net\.2)$"),
+    "all": re.compile(r"\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.2)$"),
 }
-"""Choices of LoRA sites: all attention projections, those of cross-attention, its keys and values."""
+"""Choices of LoRA sites: all attention projections; those of cross-attention; its keys and values, which are made
+once a picture; these and the feed-forward layers' way out, the one product a step and block; and all of these."""
 
 
 def unet_sites(unet: nn.Module, which: str) -> tuple[Site, ...]:
-    """Linear layers of the attention blocks of `unet` in the choice `which`."""
+    """Linear layers of the transformer blocks of `unet` in the choice `which`."""
     if which not in SITES:
         raise InputError(f"got LoRA sites {which!r}, expected one of {', '.join(SITES)}; choose one of these")
     return tuple(

@@ -1,0 +1,30 @@
+"""What the noisiest steps of a picture are drawn at."""
+
+from __future__ import annotations
+
+import pytest
+
+from palp.opening import opening_ends, opening_prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opening"),
+    [
+        ("a pencil sketch of [V] on a farm at night", "a photo of [V]"),
+        ("an oil painting of [V] next to a teddy bear in a room", "a photo of [V] next to a teddy bear"),
+        ("pixel art of [V] next to a pizza, cold colors", "a photo of [V] next to a pizza"),
+        ("a comic of [V1] and [V2] with a ball on a beach", "a photo of [V1] and [V2] with a ball"),
+        ("a watercolor of [V] sleeping in a box", "a photo of [V]"),
+        ("[V] with", "a photo of [V] with"),
+        ("a photo of [V]", "a photo of [V]"),
+        ("an oil painting of [V1] inspired by [V2] painting", "a photo of [V1]"),
+        ("a tree in a forest", "a tree in a forest"),
+        ("", ""),
+    ],
+)
+def test_an_opening_keeps_the_subjects_and_what_is_beside_them(prompt: str, opening: str) -> None:
+    assert opening_prompt(prompt) == opening
+
+
+def test_an_opening_is_the_noisiest_share_of_the_schedule() -> None:
+    assert [opening_ends(1000, share) for share in (0.3, 0.7, 0.0, 1.0)] == [700, 300, 1000, 0]
