@@ -17,8 +17,9 @@ All but the last three have `--quick`.
     corpus        what a corpus holds, and its recipe in a bank against PEFT: corpus-BASE.json
     hypernet      what a hypernetwork owes to its losses and to its corpus' size: hypernet-losses-BASE.json, …-corpus-…
     predictions   predictions beside the mean and the neighbour, without drawing: hypernet-predictions-BASE.json
+    served        what is served, with and without the prediction: served-BASE.json
     refining      steps of training that a prediction saves: hypernet-refining-BASE.json
 
-All but the last five print a table and write `docs/results/speed-NAME.json`. Cases take turns, so that whatever else
+All but the last six print a table and write `docs/results/speed-NAME.json`. Cases take turns, so that whatever else
 slows the machine slows all of them, and ratios are of neighbours in time.
 """

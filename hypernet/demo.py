@@ -8,36 +8,27 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypernet.file import load_hypernet
-from hypernet.learn import hypernet_file
-from hypernet.predict import Predictor
-from hypernet.shipped import shipped_hypernet
+from hypernet.shipped import shipped_predictor
 from palp.adapter import Adapter
 from palp.base import Base
-from palp.compose import over_subject
+from palp.compose import compose, subject_strength
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.learn import Report, Watch, learn
 from palp.prompts import make_prompts
-from palp.recipes import Form, guidance_scale, recipe
+from palp.recipes import Form, guidance_scale, opening_of, recipe
 from palp.sheets import contact_sheet, save_png, to_images
 from palp.subjects import Subject, read_pictures
 from palp.train import joint_job
 
-__all__ = ["COLUMNS", "PROMPTS", "Demo", "run_demo"]
+__all__ = ["PROMPTS", "Demo", "run_demo"]
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "subjects"
 PROMPTS = (
     "an oil painting of [V] in a meadow",
     "a watercolor painting of [V] on a beach",
 )
-COLUMNS = (
-    "one of the pictures it is learned from",
-    "base model, class word",
-    "subject adapter alone",
-    "PALP, trained for the prompt",
-    "predicted for the prompt, in one pass",
-)
+PICTURE = "one of the pictures it is learned from"
 Bar = Callable[[str], AbstractContextManager[Report]]
 
 
@@ -67,8 +58,8 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
         bar: opens a progress bar with a title.
 
     Returns:
-        `out/demo.png`: a row for each prompt, a column for each of `COLUMNS`; without the last for a base that no
-        hypernetwork is shipped for.
+        `out/demo.png`: a row for each prompt, a column for each way of drawing it; an opening and a prediction only
+        for a base that has them.
 
     Raises:
         InputError: there are no example pictures, or `out` holds a run with other settings.
@@ -78,29 +69,40 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
         raise InputError(f"there are no example pictures in {demo.pictures}: run the demo in a checkout of the project")
     subject = Subject(demo.class_word, read_pictures(demo.pictures, base.resolution))
     alone = _learned(base, out / "subject", subject, None, demo, bar)
-    predictor = _predictor(base)
-    pictures: list[Picture] = []
+    rows: list[dict[str, Picture]] = []
     for number, prompt in enumerate(demo.prompts, start=1):
         aligned = _learned(base, out / f"palp-{number}", subject, prompt, demo, bar)
-        clean = make_prompts([subject], prompt)[subject.placeholder].clean
-        pictures += [Picture(clean, demo.seed), Picture(prompt, demo.seed, alone), Picture(prompt, demo.seed, aligned)]
-        if predictor is not None:
-            predicted = over_subject(alone, predictor.predict_adapter(prompt, demo.class_word))
-            pictures.append(Picture(prompt, demo.seed, predicted))
-    images = to_images(draw(base, pictures, Sampling(guidance=guidance_scale(base.name))))
-    width = len(pictures) // len(demo.prompts)
+        rows.append(_ways(base, subject, prompt, alone, aligned, demo))
+    sampling = Sampling(guidance=guidance_scale(base.name), opening=opening_of(base.name).share)
+    images = iter(to_images(draw(base, [picture for row in rows for picture in row.values()], sampling)))
     learned_from = itertools.cycle(to_images(subject.pictures))
-    rows = [[next(learned_from), *images[start : start + width]] for start in range(0, len(images), width)]
+    cells = [[next(learned_from), *itertools.islice(images, len(row))] for row in rows]
     sheet = out / "demo.png"
     notes = {"prompt": "\n".join(demo.prompts), "seed": str(demo.seed), "base": base.fingerprint}
-    save_png(contact_sheet(rows, demo.prompts, COLUMNS[: 1 + width]), sheet, notes)
+    save_png(contact_sheet(cells, demo.prompts, [PICTURE, *rows[0]]), sheet, notes)
     return sheet
 
 
-def _predictor(base: Base) -> Predictor | None:
-    """The hypernetwork that ships for the base, if one does."""
-    folder = shipped_hypernet(base)
-    return None if folder is None else Predictor(base, load_hypernet(hypernet_file(folder))[0])
+def _ways(
+    base: Base, subject: Subject, prompt: str, alone: Adapter, aligned: Adapter, demo: Demo
+) -> dict[str, Picture]:
+    """A prompt drawn in every way, by column."""
+    opening, predictor = opening_of(base.name), shipped_predictor(base)
+    clean = make_prompts([subject], prompt)[subject.placeholder].clean
+    strength, first = opening.strength(prompt), alone if opening.opens(prompt) else None
+    ways = {
+        "base model, class word": Picture(clean, demo.seed),
+        "subject adapter alone": Picture(prompt, demo.seed, alone),
+        "PALP, trained for the prompt": Picture(prompt, demo.seed, aligned),
+    }
+    if first is not None:
+        ways["subject, opened as a photo of it"] = Picture(prompt, demo.seed, alone.scaled(strength), first)
+    if predictor is not None:
+        predicted = predictor.predict_adapter(prompt, demo.class_word)
+        parts = [(alone, min(strength, subject_strength(predicted))), (predicted, 1.0)]
+        column = "… and predicted for the prompt" if first else "predicted for the prompt"
+        ways[column] = Picture(prompt, demo.seed, compose(parts), first)
+    return ways
 
 
 def _learned(base: Base, folder: Path, subject: Subject, prompt: str | None, demo: Demo, bar: Bar) -> Adapter:

@@ -63,8 +63,7 @@ Opening = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help='Share of the steps, from noise, drawn at "a photo of [V]" and what is beside it; by default 0, and 0.4 on '
-        "icons.",
+        help="Share of the steps, from noise, that draw the subject as a photo; by default 0, and 0.4 on icons.",
     ),
 ]
 Scheduler = Annotated[Literal["ddim", "dpm++2m", "euler"], typer.Option(help="Sampler.")]
@@ -97,7 +96,7 @@ def generate(
     from palp.base.sample import check_steps
     from palp.cli.base import open_base
     from palp.draw import Sampling
-    from palp.recipes import guidance_scale, opening_share
+    from palp.recipes import guidance_scale, opening_of
     from serving import pictures
     from serving.prompt_adapters import check_refine
 
@@ -111,14 +110,11 @@ def generate(
         check_refine(wanted, subject)
     model = open_base(base, device, dtype, base_config)
     check_steps(model, steps)
-    sampling = Sampling(
-        steps,
-        guidance_scale(model.name) if guidance is None else guidance,
-        scheduler,
-        opening_share(model.name) if opening is None else opening,
-    )
+    opens = opening_of(model.name, opening)
+    guided = guidance_scale(model.name) if guidance is None else guidance
+    sampling = Sampling(steps, guided, scheduler, opens.share)
     learned, adapters = _adapters(model, prompt, (subject, class_word), wanted, hypernet, refine)
-    request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, model.fingerprint)
+    request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, opens, model.fingerprint)
     _draw(model, request, paths, grid)
     _say(request, paths, grid, as_json)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from palp.adapter import Adapter
 from palp.compose import compose, subject_strength
 from palp.draw import Picture, Sampling
 from palp.errors import InputError
+from palp.opening import Opening
 from palp.settings import MOST_SEED
 from palp.sheets import contact_sheet, save_png
 from palp.words import check_words
+from serving.engine.predictions import is_aligned
 from serving.prompt_adapters import PromptAdapter
 from serving.subjects.named import NamedSubject
 
@@ -61,6 +64,7 @@ class Request:
         subject: None for the bare base.
         scales: of both.
         sampling: steps, guidance, scheduler.
+        opening: of the subject's pictures; one that was learned with a prompt has none.
         base: fingerprint.
     """
 
@@ -70,6 +74,7 @@ class Request:
     subject: NamedSubject | None
     scales: Scales
     sampling: Sampling
+    opening: Opening
     base: str
 
     def plan(self) -> list[Picture]:
@@ -79,15 +84,16 @@ class Request:
             InputError: a prompt that does not name the subject, or an unknown word.
             AdapterMismatchError: subject and adapter are of two bases.
         """
-        composed = {choice: self._composed(choice.adapter) for choice in dict.fromkeys(self.adapters)}
-        per_prompt = [composed[choice] for choice in self.adapters]
-        for prompt, adapter in zip(self.prompts, per_prompt, strict=True):
+        composed = cache(self._composed)
+        aligned = self.subject is not None and is_aligned(self.subject.adapter)
+        opens, opening = Opening() if aligned else self.opening, self._composed(None, 1.0)
+        pictures = []
+        for prompt, choice in zip(self.prompts, self.adapters, strict=True):
+            adapter = composed(choice.adapter, opens.strength(prompt))
             check_words(prompt, adapter.placeholders if adapter is not None else {})
-        return [
-            Picture(prompt, seed, adapter)
-            for prompt, adapter in zip(self.prompts, per_prompt, strict=True)
-            for seed in self.seeds
-        ]
+            first = opening if opens.opens(prompt) else None
+            pictures += [Picture(prompt, seed, adapter, first) for seed in self.seeds]
+        return pictures
 
     def facts(self) -> list[dict[str, Any]]:
         """How to draw each picture of the plan again, ready for JSON."""
@@ -97,10 +103,11 @@ class Request:
             for seed in self.seeds
         ]
 
-    def _composed(self, adapter: Adapter | None) -> Adapter | None:
-        """Subject and prompt adapter in one, by rank concatenation."""
+    def _composed(self, adapter: Adapter | None, strength: float) -> Adapter | None:
+        """Subject and prompt adapter in one, by rank concatenation; the subject's is no stronger than asked."""
         subject = None if self.subject is None else self.subject.adapter
-        scale = self.scales.subject * subject_strength(adapter, self.scales.prompt_adapter)
+        wanted = subject_strength(adapter, self.scales.prompt_adapter)
+        scale = self.scales.subject * min(strength, wanted)
         pairs = ((subject, scale), (adapter, self.scales.prompt_adapter))
         parts = [(part, scale) for part, scale in pairs if part is not None]
         return compose(parts) if parts else None

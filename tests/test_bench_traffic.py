@@ -30,7 +30,7 @@ def test_popularity() -> None:
 
 
 def test_callers_wait_for_their_pictures_or_are_turned_away(tmp_path: Path) -> None:
-    settings = EngineSettings(max_batch=2, max_waiting=3, slots=2, subject_rank=2)
+    settings = EngineSettings(max_batch=2, max_waiting=3, slots=4, subject_rank=2)
     engine = BatchEngine(tiny_base("sd1"), library_of(tiny_base("sd1"), tmp_path), None, settings)
     requests = [PictureRequest("cat", seed=seed, steps=2) for seed in range(7)]
     try:

@@ -17,9 +17,11 @@ import palp.recipes
 import palp.sources
 from palp.adapter import Adapter, AdapterSpec
 from palp.base import Base
+from palp.draw import Picture, Sampling, draw
 from palp.learn import Watch, learn
+from palp.opening import Opening
 from palp.runs import RunFolder
-from palp.sheets import GAP, LABEL_WIDTH, SMALLEST_CELL
+from palp.sheets import GAP, LABEL_WIDTH, SMALLEST_CELL, to_images
 from palp.subjects import Subject
 from palp.train import Job, TrainSettings
 from tests.adapters import random_adapter
@@ -94,6 +96,21 @@ def test_a_prompt_adapter_says_how_strong_the_subject_is_beside_it(
     assert not np.array_equal(drawn("c.png", *snow_on), pixels(tmp_path / "a.png"))
     weaker = drawn("d.png", *half, "--prompt-adapter-scale", 0)
     assert np.array_equal(weaker, drawn("e.png", *subject, "--prompt-adapter", "off"))
+
+
+def test_a_picture_opens_as_a_photo_of_the_subject_where_it_is_asked_to(
+    command: tuple[object, ...], adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palp.recipes.opening_of", lambda name, share: Opening(share or 0.0, 0.25))
+    cat = Adapter.load(adapters / "cat.safetensors")
+    for prompt, opening in (("a sketch of [V]", 0.6), ("a sketch of [V]", 0.0), ("a photo of [V]", 0.6)):
+        options = ("--subject", adapters / "cat.safetensors", "--prompt", prompt, "--opening", opening)
+        printed = succeeds(PALP_SERVE, *command, *options, "--steps", 4, "--out", tmp_path / "a.png", "--json")
+        assert json.loads(printed)["pictures"][0]["opening"] == opening
+        opens = opening == 0.6 and prompt != "a photo of [V]"
+        picture = Picture(prompt, 0, cat.scaled(0.25) if opens else cat, cat if opens else None)
+        expected = to_images(draw(tiny_base("sd1"), [picture], Sampling(4, opening=opening)))[0]
+        assert np.abs(pixels(tmp_path / "a.png") - np.asarray(expected).astype(int)).max() <= 1  # rounding to 8 bits
 
 
 def test_without_a_subject_the_base_draws(command: tuple[object, ...], tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from palp.adapter import AdapterSpec
 from palp.base import Base, sample
+from palp.base.sample import classifier_free
 from palp.draw import BATCH, LATENTS, Picture, Sampling, batch_size, draw
 from palp.errors import AdapterMismatchError, InputError, UnknownPlaceholderError
 from tests.adapters import merged, random_adapter
@@ -36,6 +38,34 @@ def test_each_picture_is_that_of_its_own_adapter(kind: Kind) -> None:
         text, null = twin.encode_prompts([picture.prompt], words), twin.encode_prompts([""])
         alone = sample(twin, text, null, [picture.seed], steps=3, guidance=2.0)
         torch.testing.assert_close(row, alone[0], rtol=0, atol=1e-4)  # float32, other kernels for a batch
+
+
+def test_an_opening_has_its_own_prompt_and_adapter_down_to_its_timestep() -> None:
+    base, prompt = tiny_base("sd1"), "a sketch of [V] in rain"
+    word = {"[V]": base.embedding_shapes()}
+    adapter = random_adapter(spec(base, 2), 1, word)
+    opening = replace(random_adapter(spec(base, 3), 2, word), placeholders=adapter.placeholders)
+    sampling = replace(SAMPLING, opening=0.5)
+    opened, plain, bare = (Picture(prompt, 3, adapter, opening), Picture(prompt, 3, adapter), Picture("cat", 3))
+    drawn = draw(base, [opened, plain, bare], sampling)
+    guides = []
+    for text, part in (("a photo of [V]", opening), (prompt, adapter)):
+        twin = tiny_base("sd1")
+        twin.unet.load_state_dict(merged(twin.unet, part).state_dict())
+        state = twin.encode_prompts([text], adapter.placeholders)
+        guides.append(classifier_free(twin, state, twin.encode_prompts([""]), sampling.guidance))
+    seen: list[int] = []
+
+    def guide(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(int(t[0] < 500))
+        return guides[seen[-1]](x_t, t)
+
+    null = base.encode_prompts([""])
+    expected = sample(base, null, null, [3], steps=3, guide=guide)
+    assert seen == [0, 1, 1]
+    torch.testing.assert_close(drawn[0], expected[0], rtol=0, atol=1e-4)  # float32, other kernels for a batch
+    torch.testing.assert_close(drawn[1:], draw(base, [plain, bare], SAMPLING), rtol=0, atol=1e-4)
+    assert (drawn[0] - drawn[1]).abs().max() > 0.01
 
 
 def test_drawing_leaves_the_base_as_it_was() -> None:
@@ -67,6 +97,8 @@ def test_a_gpu_is_given_more_of_small_pictures() -> None:
 def test_refusals() -> None:
     base = tiny_base("sd1")
     adapter = random_adapter(spec(base, 2), 1)
+    with pytest.raises(InputError, match=r"opening is 1\.5.* from 0 for none to 1"):
+        Sampling(opening=1.5)
     with pytest.raises(UnknownPlaceholderError, match=r"\[V\]"):
         draw(base, [Picture("[V]", 0, adapter)], SAMPLING)
     other = random_adapter(AdapterSpec("other:1", base.sites(), 2, 2.0), 1)

@@ -15,7 +15,10 @@ import torch
 import serving.contract
 from palp.adapter import AdapterSpec
 from palp.base import Base
+from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError, UnknownPlaceholderError
+from palp.opening import Opening
+from palp.sheets import to_images
 from serving.contract import Cancelled, Done, PictureRequest, Queued, Step
 from serving.engine import BatchEngine, EngineSettings
 from serving.errors import (
@@ -30,7 +33,7 @@ from tests.adapters import random_adapter
 from tests.engines import PATIENCE_S, Ear, library_of, notes, pixels, png_of, subject
 from tests.tiny import tiny_base
 
-SETTINGS = EngineSettings(max_batch=2, max_waiting=3, slots=3, subject_rank=2)
+SETTINGS = EngineSettings(max_batch=2, max_waiting=3, slots=4, subject_rank=2)
 QUICK = PictureRequest("cat", steps=2)
 LONG = PictureRequest("cat", steps=500)
 
@@ -282,5 +285,41 @@ def test_a_subject_removed_while_it_waits_is_an_error_of_that_request(engine: Ba
 def test_settings_are_checked() -> None:
     with pytest.raises(InputError, match="max_waiting"):
         EngineSettings(max_waiting=0)
-    with pytest.raises(InputError, match="2 slots for batches of 4"):
-        EngineSettings(max_batch=4, slots=2)
+    with pytest.raises(InputError, match="7 slots for batches of 4: give each picture two"):
+        EngineSettings(max_batch=4, slots=7)
+
+
+def test_a_picture_opens_as_a_photo_and_goes_on_as_asked(base: Base, engine: BatchEngine) -> None:
+    """Beside one that does not, and with a strength of its own from there, as `palp.draw` does it."""
+    prompt, scale = "a sketch of [V] by a tree", 0.8
+    ears = [Ear(), Ear()]
+    for ear, opening in zip(ears, (0.5, 0.0), strict=True):
+        request = PictureRequest(prompt, subject="s0", steps=4, opening=opening, subject_scale=scale, guidance=3.0)
+        engine.submit(request, ear)
+    adapter = subject(base, 0).scaled(scale)
+    drawn = [ear.done() for ear in ears]
+    assert engine.drain(PATIENCE_S)
+    for (picture, details), share in zip(drawn, (0.5, 0.0), strict=True):
+        sampling = Sampling(4, 3.0, opening=share)
+        alike = to_images(draw(tiny_base("sd1"), [Picture(prompt, 0, adapter, adapter)], sampling))[0]
+        assert abs(picture - np.asarray(alike).astype(int)).max() <= 1  # rounding to 8 bits
+        assert details.notes["opening"] == str(share)
+    assert abs(drawn[0][0] - drawn[1][0]).max() > 8
+
+
+def test_after_the_opening_a_subject_is_as_strong_as_the_bases_recipe_says(
+    base: Base, engine: BatchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.preparation.opening_of", lambda name, share: Opening(0.5, 0.25))
+    ears = [Ear(), Ear()]
+    for ear, prompt in zip(ears, ("a sketch of [V]", "a photo of [V]"), strict=True):
+        engine.submit(PictureRequest(prompt, subject="s0", steps=4, guidance=3.0), ear)
+    whole, adapter = subject(base, 0), subject(base, 0).scaled(0.25)
+    expected = [Picture("a sketch of [V]", 0, adapter, whole), Picture("a photo of [V]", 0, whole)]
+    drawn = [ear.done()[0] for ear in ears]
+    assert engine.drain(PATIENCE_S)
+    assert engine.stats()["resident_slots"] == 2
+    for picture, alike in zip(
+        drawn, to_images(draw(tiny_base("sd1"), expected, Sampling(4, 3.0, opening=0.5))), strict=True
+    ):
+        assert abs(picture - np.asarray(alike).astype(int)).max() <= 1  # rounding to 8 bits

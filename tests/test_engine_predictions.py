@@ -104,7 +104,7 @@ def test_torch_and_onnx_runtime_predict_the_same_adapter(tmp_path: Path) -> None
         Predictions.open(base, tmp_path)
 
 
-SETTINGS = EngineSettings(max_batch=2, slots=2, subject_rank=2)
+SETTINGS = EngineSettings(max_batch=2, slots=4, subject_rank=2)
 
 
 def easel(base: Base, library: Library, reliability: float) -> Easel:

@@ -24,7 +24,7 @@ from tests.adapters import random_adapter
 from tests.engines import Ear, library_of, subject
 from tests.tiny import tiny_base
 
-SETTINGS = EngineSettings(max_batch=2, slots=2, subject_rank=2)
+SETTINGS = EngineSettings(max_batch=2, slots=4, subject_rank=2)
 PLAIN = PictureRequest("a sketch of a cat", steps=2, guidance=2.0, prompt_adapter="beach", prompt_adapter_scale=0.5)
 
 

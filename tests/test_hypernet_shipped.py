@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hypernet.demo import COLUMNS, Demo, run_demo
+from hypernet.demo import Demo, run_demo
 from hypernet.file import load_hypernet
 from hypernet.predict import Predictor
 from hypernet.shipped import shipped_hypernet
@@ -55,7 +55,7 @@ def test_the_demonstration_shows_it_beside_what_is_trained(predictor: Predictor,
     sheet = run_demo(predictor.base, tmp_path, Demo(prompts=(prompt,), steps=1), no_bar)
     with Image.open(sheet) as image:
         width, height = image.size
-        pictures = [np.asarray(image)[-SIDE - GAP : -GAP, x : x + SIDE] for x in range(width - 5 * CELL, width, CELL)]
-    assert (width, len(COLUMNS)) == (LABEL_WIDTH + 2 * GAP + 5 * CELL, 5)
+        pictures = [np.asarray(image)[-SIDE - GAP : -GAP, x : x + SIDE] for x in range(width - 6 * CELL, width, CELL)]
+    assert width == LABEL_WIDTH + 2 * GAP + 6 * CELL
     assert height > SIDE
-    assert len({picture.tobytes() for picture in pictures}) == 5
+    assert len({picture.tobytes() for picture in pictures}) == 6

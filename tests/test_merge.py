@@ -19,7 +19,7 @@ from serving.contract import PictureRequest
 from serving.engine.easel import MERGE_FOR, Easel
 from serving.engine.entry import Entry
 from serving.engine.settings import EngineSettings
-from serving.engine.slots import BARE
+from serving.engine.slots import BARE, Slots
 from tests.adapters import Tolerance
 from tests.engines import Ear, library_of, subject
 from tests.tiny import Kind, tiny_base
@@ -96,7 +96,7 @@ def test_a_merge_that_fails_leaves_the_base(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def easel(base: Base, root: Path, most: int = 2) -> Easel:
-    settings = EngineSettings(max_batch=most, slots=most, subject_rank=2)
+    settings = EngineSettings(max_batch=most, slots=2 * most, subject_rank=2)
     return Easel(base, library_of(base, root), None, settings, Entry.tell, lambda name, value: None)
 
 
@@ -142,7 +142,8 @@ def test_the_engine_merges_what_it_draws_alone_and_for_long(tmp_path: Path, monk
 def test_a_slot_that_is_written_again_does_not_stay_in_the_weights(tmp_path: Path) -> None:
     base = tiny_base("sd1")
     own = easel(base, tmp_path, most=1)
-    slots = own._preparation.slots
+    own._preparation.slots.close()
+    own._preparation.slots = slots = Slots(base, rank=2, count=1)
     for scale in (1.0, -1.0, 0.5):  # one after the other in the only slot
         ear = take(own, PictureRequest("a [V]", subject="s0", steps=5, subject_scale=scale))
         assert slots.merged == BARE

@@ -109,7 +109,7 @@ def test_drawing_makes_them_once(guidance: float) -> None:
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_the_engine_makes_them_once_a_picture_and_again_for_another_adapter(kind: Kind, tmp_path: Path) -> None:
     base = tiny_base(kind)
-    settings = EngineSettings(max_batch=2, slots=2, subject_rank=2)
+    settings = EngineSettings(max_batch=2, slots=4, subject_rank=2)
     own = Easel(base, library_of(base, tmp_path), None, settings, Entry.tell, lambda name, value: None)
     ears = []
     for turn, name in enumerate(("s0", "s1", "s0")):  # one joins while another is on its way
@@ -133,7 +133,7 @@ def test_the_engine_makes_them_once_a_picture_and_again_for_another_adapter(kind
 
 def test_a_batch_is_joined_again_only_when_it_changes(tmp_path: Path) -> None:
     base = tiny_base("sd1")
-    settings = EngineSettings(max_batch=3, slots=3, subject_rank=2)
+    settings = EngineSettings(max_batch=3, slots=6, subject_rank=2)
     own = Easel(base, library_of(base, tmp_path), None, settings, Entry.tell, lambda name, value: None)
 
     def take(name: str, steps: int) -> None:
@@ -153,10 +153,10 @@ def test_a_batch_is_joined_again_only_when_it_changes(tmp_path: Path) -> None:
     third = joined()  # the second is done
     assert (len(first), len(third)) == (4, 4)
     for row, drawing in enumerate(own._drawings):
-        assert torch.equal(third.hidden[2 * row : 2 * row + 2], drawing.text.hidden)
+        assert torch.equal(third.hidden[2 * row : 2 * row + 2], drawing.stage.text.hidden)
         assert third.projected is not None
-        assert drawing.text.projected is not None
-        for layer, made in drawing.text.projected.items():
+        assert drawing.stage.text.projected is not None
+        for layer, made in drawing.stage.text.projected.items():
             assert torch.equal(third.projected[layer][2 * row : 2 * row + 2], made)
     own.clear()
     own.close()

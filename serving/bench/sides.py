@@ -60,7 +60,7 @@ class Sides:
         for number, adapter in enumerate(made):
             self._library.adopt("", f"s{number}", CLASS_WORD, adapter)
         self._pipeline = None if source is None else _pipeline(base, source, made, folder)
-        settings = EngineSettings(max_batch=batch, max_waiting=waiting, slots=max(adapters, batch))
+        settings = EngineSettings(max_batch=batch, max_waiting=waiting, slots=max(adapters, 2 * batch))
         self.engine = BatchEngine(base, self._library, predictions, settings)
 
     def requests(self, subjects: Sequence[int | None], steps: int) -> list[PictureRequest]:

@@ -15,7 +15,7 @@ from serving.contract import Details
 from serving.engine.entry import Entry
 from serving.engine.slots import Slots
 
-__all__ = ["Drawing", "Prediction", "SharedText", "denoise", "preview_steps"]
+__all__ = ["Drawing", "Prediction", "SharedText", "Stage", "denoise", "preview_steps"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +33,30 @@ class Prediction:
     output: Float[Tensor, "1 c h w"]
 
 
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a picture is drawn with down to a timestep.
+
+    Args:
+        slot: of its adapters.
+        text: what its rows of a batch read: with guidance the negative prompt, then the prompt; else the prompt.
+            Projected through `slot`, so that no step makes the text's keys and values again.
+        down_to: the least timestep that it is for.
+    """
+
+    slot: int
+    text: TextState
+    down_to: int = 0
+
+
 @dataclass(eq=False)
 class Drawing:
     """One picture on its way.
 
     Args:
         entry: whose it is.
-        slot: of its adapters.
-        prompt: what its rows of a batch read: with guidance the negative prompt, then the prompt; else the prompt.
-            Projected through `slot`, so that no step makes the text's keys and values again.
-        opening: what they read instead as long as the timestep is not below `opening_ends`; None for nothing else.
-        guidance: scale; 1 where `prompt` has one row.
+        stages: its opening, if it has one, and what it is drawn with from there.
+        guidance: scale; 1 where a stage's text has one row.
         sampler: of diffusers, this picture's alone.
         latents: the sampler's.
         notes: how to draw it again.
@@ -57,10 +70,7 @@ class Drawing:
     """
 
     entry: Entry
-    slot: int
-    prompt: TextState
-    opening: TextState | None
-    opening_ends: int
+    stages: Sequence[Stage]
     guidance: float
     sampler: Any
     latents: Float[Tensor, "1 c h w"]
@@ -79,14 +89,19 @@ class Drawing:
         return len(self.sampler.timesteps)
 
     @property
-    def text(self) -> TextState:
-        """What its rows read in the next step."""
-        return self.prompt if self.opening is None or self.timestep < self.opening_ends else self.opening
-
-    @property
     def timestep(self) -> int:
         """Of the next step, as the base counts noise."""
-        return int(self.sampler.timesteps[self.step])
+        return int(self.sampler.timesteps[min(self.step, self.steps - 1)])
+
+    @property
+    def stage(self) -> Stage:
+        """What the next step is drawn with."""
+        return next(stage for stage in self.stages if self.timestep >= stage.down_to)
+
+    @property
+    def left(self) -> int:
+        """Steps left of its stage."""
+        return int((self.sampler.timesteps[self.step :] >= self.stage.down_to).sum())
 
     @property
     def finished(self) -> bool:
@@ -130,7 +145,7 @@ class SharedText:
 
     def of(self, drawings: Sequence[Drawing]) -> TextState:
         """The rows of these pictures, in their order."""
-        parts = [drawing.text for drawing in drawings]
+        parts = [drawing.stage.text for drawing in drawings]
         if self._text is None or self._parts != parts:
             self._parts, self._text = parts, TextState.cat(parts)
         return self._text
@@ -144,10 +159,10 @@ def denoise(base: Base, slots: Slots, drawings: Sequence[Drawing], shared: Share
     picture, and best the pictures of one slot.
     """
     inputs = [drawing.input() for drawing in drawings]
-    rows = [len(drawing.text) for drawing in drawings]
+    rows = [len(drawing.stage.text) for drawing in drawings]
     times = [drawing.timestep for drawing in drawings]
     counts = torch.tensor(rows)
-    through = torch.tensor([drawing.slot for drawing in drawings]).repeat_interleave(counts)
+    through = torch.tensor([drawing.stage.slot for drawing in drawings]).repeat_interleave(counts)
     t = torch.tensor(times).repeat_interleave(counts).to(base.device)
     x_t = torch.cat([x.expand(n, -1, -1, -1) for x, n in zip(inputs, rows, strict=True)])
     with slots.route_projected(through):

@@ -117,7 +117,7 @@ class Easel:
         drawings, lesson = self._drawings, self._lesson
         self._drawings, self._lesson = [], None
         for drawing in drawings:
-            self._preparation.slots.release(drawing.slot)
+            self._release(drawing)
         if lesson is not None:
             lesson[1].close()
 
@@ -158,16 +158,16 @@ class Easel:
 
     def _worth_merging(self) -> int:
         """The slot that every picture goes through, if they do for long enough; a refinement needs the base bare."""
-        slots = {drawing.slot for drawing in self._drawings}
+        slots = {drawing.stage.slot for drawing in self._drawings}
         if len(slots) != 1 or self._lesson is not None:
             return BARE
-        left = max(drawing.steps - drawing.step for drawing in self._drawings)
+        left = max(drawing.left for drawing in self._drawings)
         slot = slots.pop()
         return slot if left >= MERGE_FOR or slot == self._preparation.slots.merged else BARE
 
     def _denoise(self, started: float) -> None:
         """One step of every picture; the pictures of a slot lie side by side, which makes them one product."""
-        self._drawings.sort(key=lambda drawing: drawing.slot)
+        self._drawings.sort(key=lambda drawing: drawing.stage.slot)
         before = time.monotonic()
         size = len(self._drawings)
         shares = sum(1 / drawing.steps for drawing in self._drawings)
@@ -250,8 +250,12 @@ class Easel:
 
     def _let_go(self, drawing: Drawing, event: Event) -> None:
         self._drawings.remove(drawing)
-        self._preparation.slots.release(drawing.slot)
+        self._release(drawing)
         self._end(drawing.entry, event)
+
+    def _release(self, drawing: Drawing) -> None:
+        for stage in drawing.stages:
+            self._preparation.slots.release(stage.slot)
 
     def _fail(self, entry: Entry, error: Exception) -> None:
         log(entry, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,12 +15,12 @@ from palp.base import Base, TextState
 from palp.base.sample import initial_noise, make_scheduler
 from palp.compose import subject_strength
 from palp.errors import InputError
-from palp.opening import opening_ends, opening_prompt
+from palp.opening import Opening, opening_ends, opening_prompt
 from palp.prompts import placeholders_in
-from palp.recipes import guidance_scale, opening_share, recipe
+from palp.recipes import guidance_scale, opening_of, recipe
 from palp.words import check_words
 from serving.contract import PictureRequest
-from serving.engine.drawing import Drawing, preview_steps
+from serving.engine.drawing import Drawing, Stage, preview_steps
 from serving.engine.entry import Entry
 from serving.engine.predictions import Forecast, Predictions, is_aligned
 from serving.engine.refinement import Lesson, refine
@@ -159,18 +159,27 @@ class Preparation:
         plan.said += f", refined by {request.refine} steps"
 
     def begin(self, plan: Plan) -> Drawing:
-        """Take a slot for the plan's adapters, and set the picture up at its first step.
+        """Take slots for the plan's adapters, and set the picture up at its first step.
 
         Raises:
             InputError: the adapters do not fit a slot.
         """
         request = plan.entry.request
+        opening = Opening() if _is_aligned(plan) else opening_of(self._base.name, request.opening)
+        guidance = guidance_scale(self._base.name) if request.guidance is None else request.guidance
+        stages: list[Stage] = []
         with _timed(plan.seconds, "compose"):
-            slot = self.slots.acquire(self._parts(plan))
             try:
-                return self._drawing(plan, slot, _guidance(request, self._base))
+                if plan.subject is not None and opening.opens(request.prompt):
+                    ends = opening_ends(len(self._base.schedule), opening.share)
+                    subject = self._subject_part(plan, 1.0)
+                    stages.append(self._stage(plan, opening_prompt(request.prompt), [subject], guidance, ends))
+                parts = self._parts(plan, opening.strength(request.prompt))
+                stages.append(self._stage(plan, request.prompt, parts, guidance))
+                return self._drawing(plan, stages, guidance, opening)
             except BaseException:
-                self.slots.release(slot)
+                for stage in stages:
+                    self.slots.release(stage.slot)
                 raise
 
     def _check_record(self, request: PictureRequest, record: Record) -> None:
@@ -201,7 +210,7 @@ class Preparation:
             plan.said = "off"
         elif self._predictions is None:
             plan.said = "none: there is no hypernetwork"
-        elif plan.subject is not None and is_aligned(plan.subject):
+        elif _is_aligned(plan):
             plan.said = "none: the subject's adapter is aligned with a prompt already"
         elif len(placeholders_in(request.prompt)) != 1:
             plan.said = "none: the prompt does not name one [V]"
@@ -211,43 +220,45 @@ class Preparation:
             if plan.forecast.adapter is not None:
                 plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
 
-    def _parts(self, plan: Plan) -> list[Part]:
-        request, record = plan.entry.request, plan.entry.record
-        prompt = None if plan.prompt_part is None else Part(*plan.prompt_part, request.prompt_adapter_scale)
-        parts: list[Part] = []
-        if plan.subject is not None and record is not None:
-            assert record.adapter is not None
-            strength = 1.0 if prompt is None else subject_strength(prompt.adapter, prompt.scale)
-            parts.append(Part(record.adapter, plan.subject, request.subject_scale * strength))
-        if prompt is not None:
-            parts.append(prompt)
-        return parts
+    def _parts(self, plan: Plan, strength: float) -> list[Part]:
+        """Subject and prompt adapter; the subject's as strong as the prompt's wants it, at most as given."""
+        scale = plan.entry.request.prompt_adapter_scale
+        prompt = None if plan.prompt_part is None else Part(*plan.prompt_part, scale)
+        wanted = 1.0 if prompt is None else subject_strength(prompt.adapter, scale)
+        parts = [] if plan.subject is None else [self._subject_part(plan, min(strength, wanted))]
+        return parts if prompt is None else [*parts, prompt]
+
+    def _subject_part(self, plan: Plan, strength: float) -> Part:
+        record = plan.entry.record
+        assert plan.subject is not None
+        assert record is not None
+        assert record.adapter is not None
+        return Part(record.adapter, plan.subject, plan.entry.request.subject_scale * strength)
 
     @torch.no_grad()
-    def _drawing(self, plan: Plan, slot: int, guidance: float) -> Drawing:
-        request = plan.entry.request
+    def _stage(self, plan: Plan, prompt: str, parts: Sequence[Part], guidance: float, down_to: int = 0) -> Stage:
         words = plan.subject.placeholders if plan.subject is not None else {}
-        opening, share = opening_prompt(request.prompt), _opening(request, self._base)
-        opens = share > 0 and plan.subject is not None and opening != request.prompt
-
-        def read(prompt: str) -> TextState:
-            text = self._base.encode_prompts([prompt], words)
-            if guidance != 1:
-                text = TextState.cat([self._negative(request.negative_prompt), text])
+        text = self._base.encode_prompts([prompt], words)
+        if guidance != 1:
+            text = TextState.cat([self._negative(plan.entry.request.negative_prompt), text])
+        slot = self.slots.acquire(parts)
+        try:
             with self.slots.route(torch.full((len(text),), slot)):
-                return self._base.project(text)
+                return Stage(slot, self._base.project(text), down_to)
+        except BaseException:
+            self.slots.release(slot)
+            raise
 
+    def _drawing(self, plan: Plan, stages: Sequence[Stage], guidance: float, opening: Opening) -> Drawing:
+        request = plan.entry.request
         sampler = make_scheduler(self._base, request.scheduler, request.steps)
         return Drawing(
             entry=plan.entry,
-            slot=slot,
-            prompt=read(request.prompt),
-            opening=read(opening) if opens else None,
-            opening_ends=opening_ends(len(self._base.schedule), share),
+            stages=stages,
             guidance=guidance,
             sampler=sampler,
             latents=initial_noise(self._base, [request.seed]) * sampler.init_noise_sigma,
-            notes=self._notes(plan, guidance),
+            notes=self._notes(plan, guidance, opening),
             seconds=plan.seconds,
             reliability=None if plan.forecast is None else plan.forecast.reliability,
             abstained=plan.abstained,
@@ -263,7 +274,7 @@ class Preparation:
         self._negatives.move_to_end(prompt)
         return self._negatives[prompt]
 
-    def _notes(self, plan: Plan, guidance: float) -> Mapping[str, str]:
+    def _notes(self, plan: Plan, guidance: float, opening: Opening) -> Mapping[str, str]:
         request, record = plan.entry.request, plan.entry.record
         notes = {
             "prompt": request.prompt,
@@ -272,25 +283,21 @@ class Preparation:
             "base": self._base.fingerprint,
             "steps": str(request.steps),
             "guidance": str(guidance),
-            "opening": str(_opening(request, self._base)),
             "scheduler": request.scheduler,
             "software": "palp-hyper",
         }
         if record is not None:
             notes["subject"] = f"{record.name} ({record.class_word}) × {request.subject_scale:g}"
             notes["subject_adapter"] = str(record.adapter)
+            notes["opening"] = str(opening.share)
         if record is not None or plan.prompt_part is not None:
             scale = f" × {request.prompt_adapter_scale:g}" if plan.prompt_part else ""
             notes["prompt_adapter"] = plan.said + scale
         return notes
 
 
-def _guidance(request: PictureRequest, base: Base) -> float:
-    return guidance_scale(base.name) if request.guidance is None else request.guidance
-
-
-def _opening(request: PictureRequest, base: Base) -> float:
-    return opening_share(base.name) if request.opening is None else request.opening
+def _is_aligned(plan: Plan) -> bool:
+    return plan.subject is not None and is_aligned(plan.subject)
 
 
 @contextmanager

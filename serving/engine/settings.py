@@ -14,7 +14,7 @@ class EngineSettings:
     """What is allotted once, when the engine starts.
 
     Raises:
-        InputError: a size below one, or fewer slots than pictures in a batch.
+        InputError: a size below one, or not two slots for each picture of a batch.
     """
 
     max_batch: int = 8  # pictures in one call of the denoiser
@@ -29,7 +29,8 @@ class EngineSettings:
                 raise InputError(f"the engine's {name} is {getattr(self, name)}, and must be at least 1")
         if self.subject_rank is not None and self.subject_rank < 1:
             raise InputError(f"the engine's subject_rank is {self.subject_rank}, and must be at least 1")
-        if self.slots < self.max_batch:
+        if self.slots < 2 * self.max_batch:
             raise InputError(
-                f"the engine has {self.slots} slots for batches of {self.max_batch}: give each picture one at least"
+                f"the engine has {self.slots} slots for batches of {self.max_batch}: give each picture two, "
+                "for its opening and the rest"
             )
