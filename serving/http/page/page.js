@@ -41,6 +41,7 @@ function settings() {
     seed: Number(field("seed").value),
     negative: field("negative").value.trim(),
     guidance: field("guidance").value,
+    opening: field("opening").value,
     refine: Number(field("refine").value),
   };
 }
@@ -54,6 +55,7 @@ function restore(saved) {
     ["seed", saved.seed],
     ["negative", saved.negative],
     ["guidance", saved.guidance],
+    ["opening", saved.opening ?? ""],
     ["refine", saved.refine],
   ]) field(id).value = value;
   field("compare").checked = saved.compare;
@@ -85,7 +87,13 @@ function plan(chosen, subject) {
   const words = subject ? chosen.prompt.replaceAll("[V]", subject.class_word) : chosen.prompt;
   const base = ["Base", { ...shared, prompt: words, prompt_adapter: "off" }];
   if (!subject) return [base];
-  const own = { ...shared, prompt: chosen.prompt, subject: subject.name, subject_scale: chosen.subjectScale };
+  const own = {
+    ...shared,
+    prompt: chosen.prompt,
+    subject: subject.name,
+    subject_scale: chosen.subjectScale,
+    ...(chosen.opening === "" ? {} : { opening: Number(chosen.opening) }),
+  };
   const predicted = { ...own, prompt_adapter: "auto", prompt_adapter_scale: chosen.adapterScale, refine: chosen.refine };
   const last = ["Predicted adapter", predicted];
   return chosen.compare ? [base, ["Subject only", { ...own, prompt_adapter: "off" }], last] : [last];
