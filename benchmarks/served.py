@@ -45,7 +45,7 @@ def plain(scale: float) -> Way:
 
 
 def served(scale: float) -> Way:
-    """As `palp-serve` draws, with so much of the prediction."""
+    """As `palp-serve` draws, with so much of the prediction; it takes `Opening.rest` of it."""
 
     def way(subject: Adapter, target: Scene, predicted: Adapter) -> tuple[Adapter, Adapter | None]:
         prompt = target_prompt(target)
@@ -59,8 +59,8 @@ WAYS: Mapping[str, Way] = {
     "subject": plain(0.0),
     "predicted": plain(1.0),
     "opened": served(0.0),
-    "opened_half_predicted": served(0.5),
-    "opened_predicted": served(1.0),
+    "opened_predicted": served(OPENING.rest),
+    "opened_predicted_whole": served(1.0),
 }
 
 

@@ -99,7 +99,7 @@ def _ways(
         ways["subject, opened as a photo of it"] = Picture(prompt, demo.seed, alone.scaled(strength), first)
     if predictor is not None:
         predicted = predictor.predict_adapter(prompt, demo.class_word)
-        parts = [(alone, min(strength, subject_strength(predicted))), (predicted, 1.0)]
+        parts = [(alone, min(strength, subject_strength(predicted, strength))), (predicted, strength)]
         column = "… and predicted for the prompt" if first else "predicted for the prompt"
         ways[column] = Picture(prompt, demo.seed, compose(parts), first)
     return ways

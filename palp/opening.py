@@ -33,7 +33,7 @@ class Opening:
 
     Args:
         share: of the schedule, from noise; 0 for no opening.
-        rest: strength of the subject's adapter afterwards, for 1 in the opening.
+        rest: strength of the adapters afterwards, the subject's and the prompt's, for 1 in the opening.
 
     Raises:
         InputError: a share that is none.
@@ -50,7 +50,7 @@ class Opening:
         return self.share > 0 and opening_prompt(prompt) != prompt
 
     def strength(self, prompt: str) -> float:
-        """Of the subject's adapter once the prompt has taken over."""
+        """Of the adapters once the prompt has taken over."""
         return self.rest if self.opens(prompt) else 1.0
 
 

@@ -223,8 +223,8 @@ TABLES = {
             "subject": "subject adapter",
             "predicted": "with the prediction",
             "opened": "opened",
-            "opened_half_predicted": "opened, with half of the prediction",
-            "opened_predicted": "**opened, with the prediction**",
+            "opened_predicted": "**opened, with half of the prediction: as it is served**",
+            "opened_predicted_whole": "opened, with the whole prediction",
         },
         fine=(
             *FINE,

@@ -104,11 +104,11 @@ class Request:
         ]
 
     def _composed(self, adapter: Adapter | None, strength: float) -> Adapter | None:
-        """Subject and prompt adapter in one, by rank concatenation; the subject's is no stronger than asked."""
+        """Subject and prompt adapter in one, both so strong; the subject's no stronger than the prompt's wants it."""
         subject = None if self.subject is None else self.subject.adapter
-        wanted = subject_strength(adapter, self.scales.prompt_adapter)
-        scale = self.scales.subject * min(strength, wanted)
-        pairs = ((subject, scale), (adapter, self.scales.prompt_adapter))
+        prompt_scale = self.scales.prompt_adapter * strength
+        scale = self.scales.subject * min(strength, subject_strength(adapter, prompt_scale))
+        pairs = ((subject, scale), (adapter, prompt_scale))
         parts = [(part, scale) for part, scale in pairs if part is not None]
         return compose(parts) if parts else None
 

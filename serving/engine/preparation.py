@@ -221,8 +221,8 @@ class Preparation:
                 plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
 
     def _parts(self, plan: Plan, strength: float) -> list[Part]:
-        """Subject and prompt adapter; the subject's as strong as the prompt's wants it, at most as given."""
-        scale = plan.entry.request.prompt_adapter_scale
+        """Subject and prompt adapter, both so strong; the subject's no stronger than the prompt's wants it."""
+        scale = plan.entry.request.prompt_adapter_scale * strength
         prompt = None if plan.prompt_part is None else Part(*plan.prompt_part, scale)
         wanted = 1.0 if prompt is None else subject_strength(prompt.adapter, scale)
         parts = [] if plan.subject is None else [self._subject_part(plan, min(strength, wanted))]
