@@ -45,7 +45,7 @@ HypernetPath = Annotated[
 ]
 Refine = Annotated[int, typer.Option(min=0, help="Steps of training from the predicted adapter, for each prompt.")]
 SubjectScale = Annotated[
-    float, typer.Option(help="Strength of the subject's adapter; 1 is what the prompt's was trained beside.")
+    float, typer.Option(help="Strength of the subject's adapter; 1 is what the prompt's adapter and the opening want.")
 ]
 PromptScale = Annotated[float, typer.Option(help="Strength of the prompt adapter.")]
 Seeds = Annotated[
