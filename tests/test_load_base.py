@@ -278,6 +278,7 @@ def test_other_autoencoders_go_both_ways(vae: Any, field: str) -> None:
 
 def test_public_names() -> None:
     assert set(palp.base.__all__) == {
+        "SITES",
         "Base",
         "NoiseSchedule",
         "Placeholders",
