@@ -22,7 +22,7 @@ from palp.base import load_base
 from palp.base.icons.grammar import Scene
 from palp.base.icons.judges import load_judges
 from palp.cli.progress import training_bar
-from palp.compose import compose, subject_strength
+from palp.compose import compose, strengths
 from palp.draw import Picture, Sampling, draw
 from palp.evaluate.intervals import estimate
 from palp.evaluate.methods import subject_need
@@ -40,12 +40,12 @@ Way = Callable[[Adapter, Scene, Adapter], tuple[Adapter, Adapter | None]]
 
 
 def plain(scale: float) -> Way:
-    """As the paper draws, with so much of the prediction."""
-    return lambda subject, target, predicted: (_over(subject, predicted, scale), None)
+    """As the paper draws, with the prediction at this scale."""
+    return lambda subject, target, predicted: (_over(subject, predicted, scale, 1.0), None)
 
 
 def served(scale: float) -> Way:
-    """As `palp-serve` draws, with so much of the prediction; it takes `Opening.rest` of it."""
+    """As `palp-serve` draws, with the prediction at this scale, of which an opening leaves `OPENING.rest`."""
 
     def way(subject: Adapter, target: Scene, predicted: Adapter) -> tuple[Adapter, Adapter | None]:
         prompt = target_prompt(target)
@@ -59,14 +59,14 @@ WAYS: Mapping[str, Way] = {
     "subject": plain(0.0),
     "predicted": plain(1.0),
     "opened": served(0.0),
-    "opened_predicted": served(OPENING.rest),
-    "opened_predicted_whole": served(1.0),
+    "opened_predicted": served(1.0),
+    "opened_predicted_whole": served(1 / OPENING.rest),
 }
 
 
-def _over(subject: Adapter, predicted: Adapter, scale: float, most: float = 1.0) -> Adapter:
-    parts = [(subject, min(most, subject_strength(predicted, scale))), (predicted, scale)]
-    return compose(parts if scale else parts[:1])
+def _over(subject: Adapter, predicted: Adapter, scale: float, rest: float) -> Adapter:
+    own, much = strengths(predicted, scale, rest)
+    return compose([(subject, own), (predicted, much)] if scale else [(subject, own)])
 
 
 def main(

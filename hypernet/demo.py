@@ -11,7 +11,7 @@ from pathlib import Path
 from hypernet.shipped import shipped_predictor
 from palp.adapter import Adapter
 from palp.base import Base
-from palp.compose import compose, subject_strength
+from palp.compose import compose, strengths
 from palp.draw import Picture, Sampling, draw
 from palp.errors import InputError
 from palp.learn import Report, Watch, learn
@@ -89,19 +89,19 @@ def _ways(
     """A prompt drawn in every way, by column."""
     opening, predictor = opening_of(base.name), shipped_predictor(base)
     clean = make_prompts([subject], prompt)[subject.placeholder].clean
-    strength, first = opening.strength(prompt), alone if opening.opens(prompt) else None
+    rest, first = opening.strength(prompt), alone if opening.opens(prompt) else None
     ways = {
         "base model, class word": Picture(clean, demo.seed),
         "subject adapter alone": Picture(prompt, demo.seed, alone),
         "PALP, trained for the prompt": Picture(prompt, demo.seed, aligned),
     }
     if first is not None:
-        ways["subject, opened as a photo of it"] = Picture(prompt, demo.seed, alone.scaled(strength), first)
+        ways["subject, opened as a photo of it"] = Picture(prompt, demo.seed, alone.scaled(rest), first)
     if predictor is not None:
         predicted = predictor.predict_adapter(prompt, demo.class_word)
-        parts = [(alone, min(strength, subject_strength(predicted, strength))), (predicted, strength)]
+        own, scale = strengths(predicted, rest=rest)
         column = "… and predicted for the prompt" if first else "predicted for the prompt"
-        ways[column] = Picture(prompt, demo.seed, compose(parts), first)
+        ways[column] = Picture(prompt, demo.seed, compose([(alone, own), (predicted, scale)]), first)
     return ways
 
 

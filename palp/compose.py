@@ -67,6 +67,17 @@ def subject_strength(prompt: Adapter | None, scale: float = 1.0) -> float:
     return max(0.0, 1 + scale * (wanted - 1))
 
 
+def strengths(prompt: Adapter | None, scale: float = 1.0, rest: float = 1.0) -> tuple[float, float]:
+    """Factors on a subject's adapter and on a prompt's of this scale, where an opening leaves `rest` of both.
+
+    The subject's is no stronger than the prompt's wants it.
+
+    Raises:
+        AdapterFileError: as `subject_strength`.
+    """
+    return min(rest, subject_strength(prompt, scale * rest)), scale * rest
+
+
 def strength_note(scale: float) -> dict[str, str]:
     """What a prompt adapter's metadata says of the subjects that it was trained over."""
     return {STRENGTH: f"{scale:g}"}

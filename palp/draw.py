@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -135,16 +136,15 @@ def _draw(
 def _guide(base: Base, bank: AdapterBank | None, pictures: Sequence[Picture], sampling: Sampling) -> Guide:
     """Classifier-free guidance at the prompts through their adapters, and before that at what opens them."""
     whole = [(picture.prompt, picture.adapter) for picture in pictures]
-    opens = [(opening_prompt(picture.prompt), picture.opening or picture.adapter) for picture in pictures]
-    opens = [first if picture.opening else then for picture, first, then in zip(pictures, opens, whole, strict=True)]
-    adapters = _distinct(pictures)
-    then = _guide_at(base, bank, adapters, whole, sampling.guidance)
+    opens = [
+        (opening_prompt(picture.prompt), picture.opening) if picture.opening else (picture.prompt, picture.adapter)
+        for picture in pictures
+    ]
+    guide_at = partial(_guide_at, base, bank, _distinct(pictures), guidance=sampling.guidance)
+    then = guide_at(whole)
     if not sampling.opening or opens == whole:
         return then
-    first, ends = (
-        _guide_at(base, bank, adapters, opens, sampling.guidance),
-        opening_ends(len(base.schedule), sampling.opening),
-    )
+    first, ends = guide_at(opens), opening_ends(len(base.schedule), sampling.opening)
     return lambda x_t, t: (first if int(t[0]) >= ends else then)(x_t, t)
 
 

@@ -44,7 +44,7 @@ class Table:
         columns: title by metric of `rows`, or by "SECTION/METRIC" of another section, such as paired gains.
         rows: label by row; a row that the file does not have is left out.
         section: of the file, where the rows are.
-        fine: metrics whose differences are in the third digit.
+        fine: metrics, of any section, whose differences are in the third digit.
     """
 
     columns: Mapping[str, str]
@@ -85,7 +85,7 @@ TABLES = {
             "subject": "likeness to the subject",
         },
         {**{name: row.label for name, row in ROWS.items()}, "predicted": "**predicted**"},
-        fine=(*FINE, "alignment", "predicted_over/alignment", "predicted_over/text"),
+        fine=(*FINE, "alignment"),
     ),
     "hypernet-icons-shares": Table(
         {"alignment": "by alignment", "text": "by text"},
@@ -137,7 +137,7 @@ TABLES = {
             "predicted": "**predicted**",
             "oracle": ROWS["oracle"].label,
         },
-        fine=("recipe_gain", "predicted_over/recipe_gain"),
+        fine=("recipe_gain",),
     ),
     "hypernet-refining-icons": Table(
         {"0 steps": "at the start", **{f"{n} steps": f"after {n} steps" for n in (5, 10, 20, 40)}},
@@ -186,7 +186,7 @@ TABLES = {
             **{name: PICTURES[name] for name in ("text", "subject_on_prompt", "subject_on_photo")},
         },
         GATE_LABELS,
-        fine=(*FINE, "alignment", "gains_over_subject/alignment"),
+        fine=(*FINE, "alignment"),
     ),
     "gate0-icons-company": Table(
         {
@@ -226,16 +226,7 @@ TABLES = {
             "opened_predicted": "**opened, with half of the prediction: as it is served**",
             "opened_predicted_whole": "opened, with the whole prediction",
         },
-        fine=(
-            *FINE,
-            "alignment",
-            "subject_on_prompt",
-            "gains_over_subject/alignment",
-            "gains_over_subject/text",
-            "gains_over_subject/subject_on_prompt",
-            "gains_over_opened/text",
-            "gains_over_opened/subject_on_prompt",
-        ),
+        fine=(*FINE, "alignment", "subject_on_prompt"),
     ),
     "gate0-icons-rivals": Table(PICTURES, GATE_LABELS),
     "palp-icons-sweep": Table(

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from palp.adapter import Adapter
-from palp.compose import compose, subject_strength
+from palp.compose import compose, strengths
 from palp.draw import Picture, Sampling
 from palp.errors import InputError
 from palp.opening import Opening
@@ -103,12 +103,11 @@ class Request:
             for seed in self.seeds
         ]
 
-    def _composed(self, adapter: Adapter | None, strength: float) -> Adapter | None:
-        """Subject and prompt adapter in one, both so strong; the subject's no stronger than the prompt's wants it."""
+    def _composed(self, adapter: Adapter | None, rest: float) -> Adapter | None:
+        """Subject and prompt adapter in one, by rank concatenation, with what an opening leaves of them."""
         subject = None if self.subject is None else self.subject.adapter
-        prompt_scale = self.scales.prompt_adapter * strength
-        scale = self.scales.subject * min(strength, subject_strength(adapter, prompt_scale))
-        pairs = ((subject, scale), (adapter, prompt_scale))
+        own, prompts = strengths(adapter, self.scales.prompt_adapter, rest)
+        pairs = ((subject, self.scales.subject * own), (adapter, prompts))
         parts = [(part, scale) for part, scale in pairs if part is not None]
         return compose(parts) if parts else None
 

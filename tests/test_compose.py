@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palp.adapter import Adapter, AdapterSpec, Site
-from palp.compose import compose, in_one_frame, over_subject, subject_strength
+from palp.compose import compose, in_one_frame, over_subject, strengths, subject_strength
 from palp.errors import AdapterFileError, AdapterMismatchError
 from tests.adapters import random_adapter
 
@@ -72,3 +72,21 @@ def test_a_prompts_adapter_takes_off_the_subject_what_it_was_trained_to_and_in_p
 def test_a_strength_that_is_none_is_refused(said: str) -> None:
     with pytest.raises(AdapterFileError, match="subject_scale"):
         subject_strength(replace(random_adapter(FIRST, seed=0), metadata={"subject_scale": said}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "scale", "rest", "subject", "prompt"),
+    [
+        (0.8, 1.0, 1.0, 0.8, 1.0),  # no opening: as the prompt's adapter wants it
+        (0.8, 1.0, 0.5, 0.5, 0.5),  # it would have .9 beside half of it, and the opening leaves less
+        (0.2, 1.0, 0.5, 0.5, 0.5),  # .6
+        (0.2, 2.0, 0.5, 0.2, 1.0),  # the whole of it again, which wants less than the opening leaves
+        (0.8, 0.0, 0.5, 0.5, 0.0),
+    ],
+)
+def test_an_opening_leaves_a_part_of_both_and_the_weaker_subject_counts(
+    wanted: float, scale: float, rest: float, subject: float, prompt: float
+) -> None:
+    adapter = replace(random_adapter(FIRST, seed=0), metadata={"subject_scale": str(wanted)})
+    assert strengths(adapter, scale, rest) == pytest.approx((subject, prompt))
+    assert strengths(None, rest=rest) == (rest, rest)

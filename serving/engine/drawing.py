@@ -91,7 +91,7 @@ class Drawing:
     @property
     def timestep(self) -> int:
         """Of the next step, as the base counts noise."""
-        return int(self.sampler.timesteps[min(self.step, self.steps - 1)])
+        return int(self.sampler.timesteps[self.step])
 
     @property
     def stage(self) -> Stage:

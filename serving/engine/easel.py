@@ -15,6 +15,7 @@ from palp.base import Base
 from palp.errors import InputError, PalpError
 from palp.sheets import png_bytes, to_images
 from serving.contract import Done, Event, Failed, PictureRequest, Step
+from serving.engine.admission import Admission
 from serving.engine.drawing import Drawing, Prediction, SharedText, denoise
 from serving.engine.entry import Entry
 from serving.engine.predictions import Predictions
@@ -55,6 +56,7 @@ class Easel:
     ) -> None:
         self._base, self._most = base, settings.max_batch
         self._preparation = Preparation(base, library, predictions, settings, stored or {})
+        self._admission = Admission(base, library, stored or {}, predictions is not None, self._preparation.slots.rank)
         self._end, self._measure = end, measure
         self._drawings: list[Drawing] = []
         self._shared = SharedText()
@@ -81,8 +83,8 @@ class Easel:
         return len(self._preparation.slots)
 
     def check(self, request: PictureRequest) -> Record | None:
-        """As `Preparation.check`; from any thread."""
-        return self._preparation.check(request)
+        """As `Admission.check`; from any thread."""
+        return self._admission.check(request)
 
     def close(self) -> None:
         """Leave the base as it was."""

@@ -13,13 +13,10 @@ import torch
 from palp.adapter import Adapter
 from palp.base import Base, TextState
 from palp.base.sample import initial_noise, make_scheduler
-from palp.compose import subject_strength
-from palp.errors import InputError
+from palp.compose import strengths
 from palp.opening import Opening, opening_ends, opening_prompt
 from palp.prompts import placeholders_in
 from palp.recipes import guidance_scale, opening_of, recipe
-from palp.words import check_words
-from serving.contract import PictureRequest
 from serving.engine.drawing import Drawing, Stage, preview_steps
 from serving.engine.entry import Entry
 from serving.engine.predictions import Forecast, Predictions, is_aligned
@@ -27,7 +24,6 @@ from serving.engine.refinement import Lesson, refine
 from serving.engine.settings import EngineSettings
 from serving.engine.slots import Part, Slots
 from serving.engine.stored import Stored
-from serving.errors import UnknownPromptAdapterError
 from serving.subjects.library import Library
 from serving.subjects.records import Record
 
@@ -61,9 +57,7 @@ class Plan:
 
 
 class Preparation:
-    """Checks requests, and prepares those that were accepted.
-
-    `check` may be called from any thread, the rest from the engine's alone.
+    """Prepares accepted requests, on the engine's thread.
 
     Args:
         base, library, predictions, stored: as in `BatchEngine`.
@@ -85,25 +79,6 @@ class Preparation:
         self.slots = Slots(base, rank, settings.slots)
         self._negatives: OrderedDict[str, TextState] = OrderedDict()
         self._most_negatives = settings.negatives
-
-    def check(self, request: PictureRequest) -> Record | None:
-        """The subject's record, if the request can be drawn; reads no tensor.
-
-        Raises:
-            InputError, UnknownSubjectError, UnknownPromptAdapterError, SubjectNotReadyError: as `Engine.submit`.
-        """
-        check_words(request.negative_prompt, ())
-        if request.prompt_adapter not in ("auto", "off", *self._stored):
-            raise UnknownPromptAdapterError(request.prompt_adapter, self._stored)
-        if request.subject is None:
-            check_words(request.prompt, ())
-            record = None
-        else:
-            record = self._library.ready(request.owner, request.subject)
-            self._check_record(request, record)
-        if request.refine:
-            self._check_refine(request, record)
-        return record
 
     def plan(self, entry: Entry) -> Plan:
         """Load the subject, and find or predict the prompt's adapter.
@@ -182,28 +157,6 @@ class Preparation:
                     self.slots.release(stage.slot)
                 raise
 
-    def _check_record(self, request: PictureRequest, record: Record) -> None:
-        if record.base != self._base.fingerprint:
-            raise InputError(
-                f"subject {record.name!r} was learned on {record.base}, and the engine draws with "
-                f"{self._base.fingerprint}: learn it on this base"
-            )
-        check_words(request.prompt, record.words)
-        if record.rank > self.slots.rank:
-            raise InputError(
-                f"subject {record.name!r} has rank {record.rank}, and a slot has rank {self.slots.rank}: "
-                "start the engine with a larger subject rank"
-            )
-
-    def _check_refine(self, request: PictureRequest, record: Record | None) -> None:
-        if self._predictions is None or record is None or request.prompt_adapter != "auto":
-            raise InputError(
-                "refine trains a predicted adapter, and here there is none: "
-                "give a subject, prompt_adapter 'auto' and an engine with a hypernetwork, or set refine to 0"
-            )
-        if not record.pictures:
-            raise InputError(f"subject {record.name!r} was added without pictures, which refining needs: set it to 0")
-
     def _predict(self, plan: Plan, record: Record) -> None:
         request = plan.entry.request
         if request.prompt_adapter == "off":
@@ -220,13 +173,12 @@ class Preparation:
             if plan.forecast.adapter is not None:
                 plan.prompt_part = (plan.forecast.key, plan.forecast.adapter)
 
-    def _parts(self, plan: Plan, strength: float) -> list[Part]:
-        """Subject and prompt adapter, both so strong; the subject's no stronger than the prompt's wants it."""
-        scale = plan.entry.request.prompt_adapter_scale * strength
-        prompt = None if plan.prompt_part is None else Part(*plan.prompt_part, scale)
-        wanted = 1.0 if prompt is None else subject_strength(prompt.adapter, scale)
-        parts = [] if plan.subject is None else [self._subject_part(plan, min(strength, wanted))]
-        return parts if prompt is None else [*parts, prompt]
+    def _parts(self, plan: Plan, rest: float) -> list[Part]:
+        """Subject and prompt adapter, with what an opening leaves of them."""
+        prompt = None if plan.prompt_part is None else plan.prompt_part[1]
+        own, scale = strengths(prompt, plan.entry.request.prompt_adapter_scale, rest)
+        parts = [] if plan.subject is None else [self._subject_part(plan, own)]
+        return parts if plan.prompt_part is None else [*parts, Part(*plan.prompt_part, scale)]
 
     def _subject_part(self, plan: Plan, strength: float) -> Part:
         record = plan.entry.record
