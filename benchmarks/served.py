@@ -8,6 +8,7 @@ the same `--work` are not learned again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +85,7 @@ def main(
     shelf.fill([subject_need(name) for name in protocol.subjects])
     adapters = {name: shelf.adapter(subject_need(name)) for name in protocol.subjects}
     examiner = Examiner(load_judges(base.device), protocol)
-    sampling = Sampling(guidance=guidance_scale(ICONS), opening=OPENING.share)
+    sampling = Sampling(guidance=guidance_scale(ICONS), opening=OPENING)
     scores: dict[str, Scores] = {}
     for name, way in WAYS.items():
         pictures = _pictures(protocol, adapters, predictor, way)
@@ -97,7 +98,7 @@ def main(
     more = {f"gains_over_{over}": rows_as_json(_gains(scores, over, clusters)) for over in ("subject", "opened")}
     facts: dict[str, Any] = {"base": base.fingerprint, "subjects": list(protocol.subjects), "seeds": seeds}
     facts |= {"prompts": [target_prompt(target) for target in protocol.targets]}
-    facts |= {"sampling": vars(sampling), "rest": OPENING.rest}
+    facts |= {"sampling": asdict(sampling)}
     write_results(Files(out).results(f"served-{ICONS}"), rows, "python -m benchmarks.served", facts, more)
     typer.echo(table(rows))
 

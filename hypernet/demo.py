@@ -73,7 +73,7 @@ def run_demo(base: Base, out: Path, demo: Demo, bar: Bar) -> Path:
     for number, prompt in enumerate(demo.prompts, start=1):
         aligned = _learned(base, out / f"palp-{number}", subject, prompt, demo, bar)
         rows.append(_ways(base, subject, prompt, alone, aligned, demo))
-    sampling = Sampling(guidance=guidance_scale(base.name), opening=opening_of(base.name).share)
+    sampling = Sampling(guidance=guidance_scale(base.name), opening=opening_of(base.name))
     images = iter(to_images(draw(base, [picture for row in rows for picture in row.values()], sampling)))
     learned_from = itertools.cycle(to_images(subject.pictures))
     cells = [[next(learned_from), *itertools.islice(images, len(row))] for row in rows]

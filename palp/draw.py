@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from palp.base import Base, sample
 from palp.base.sample import Guide, classifier_free
 from palp.compose import in_one_frame
 from palp.errors import InputError
-from palp.opening import check_opening, opening_ends, opening_prompt
+from palp.opening import Opening, opening_ends, opening_prompt
 
 __all__ = ["Picture", "Sampling", "batch_size", "batches_of", "draw"]
 
@@ -53,21 +53,20 @@ class Sampling:
         steps: of denoising.
         guidance: classifier-free guidance scale.
         scheduler: "ddim" | "dpm++2m" | "euler".
-        opening: share of the schedule, from noise, that is the opening of pictures that have one.
+        opening: of pictures that have one.
 
     Raises:
-        InputError: a guidance scale that is not finite, or a share that is none.
+        InputError: a guidance scale that is not finite.
     """
 
     steps: int = 20
     guidance: float = 7.5
     scheduler: str = "ddim"
-    opening: float = 0.0
+    opening: Opening = field(default_factory=Opening)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance):
             raise InputError(f"the guidance scale is {self.guidance}, and must be finite: 1 is none, 7.5 usual")
-        check_opening(self.opening)
 
 
 def draw(
@@ -140,11 +139,12 @@ def _guide(base: Base, bank: AdapterBank | None, pictures: Sequence[Picture], sa
         (opening_prompt(picture.prompt), picture.opening) if picture.opening else (picture.prompt, picture.adapter)
         for picture in pictures
     ]
-    guide_at = partial(_guide_at, base, bank, _distinct(pictures), guidance=sampling.guidance)
-    then = guide_at(whole)
-    if not sampling.opening or opens == whole:
+    guide_at, opening = partial(_guide_at, base, bank, _distinct(pictures)), sampling.opening
+    then = guide_at(whole, [sampling.guidance] * len(pictures))
+    if not opening.share or opens == whole:
         return then
-    first, ends = guide_at(opens), opening_ends(len(base.schedule), sampling.opening)
+    scales = [opening.guided(sampling.guidance) if picture.opening else sampling.guidance for picture in pictures]
+    first, ends = guide_at(opens, scales), opening_ends(len(base.schedule), opening.share)
     return lambda x_t, t: (first if int(t[0]) >= ends else then)(x_t, t)
 
 
@@ -154,11 +154,11 @@ def _guide_at(
     bank: AdapterBank | None,
     adapters: Sequence[Adapter],
     rows: Sequence[tuple[str, Adapter | None]],
-    guidance: float,
+    scales: Sequence[float],
 ) -> Guide:
     """Classifier-free guidance at prompts, each through its adapter; the rows without text come first."""
     slots = [len(adapters) if adapter is None else adapters.index(adapter) for _, adapter in rows]
-    through = torch.tensor(slots if guidance == 1 else slots + slots)
+    through = torch.tensor(slots if set(scales) == {1} else slots + slots)
     words = [{} if adapter is None else adapter.placeholders for _, adapter in rows]
     text = base.encode_prompts([prompt for prompt, _ in rows], words)
     null = base.encode_prompts([""]).repeat(len(rows))
@@ -167,7 +167,7 @@ def _guide_at(
         return nullcontext() if bank is None else bank.route(through)
 
     with routed():
-        guide = classifier_free(base, text, null, guidance)
+        guide = classifier_free(base, text, null, scales)
 
     def at(x_t: Tensor, t: Tensor) -> Tensor:
         with routed():

@@ -4,7 +4,9 @@ A subject is learned from photos, and its adapter knows it best under "a photo o
 the noisiest steps; medium, place and light are still free in the later ones. So the first steps are drawn at the prompt
 without these, "a photo of [V] next to a tree", as prompt schedules do it by hand (compare the prompt spectrum of
 Zhang et al. 2023, arXiv 2305.16225), and in the others the subject's adapter can be weaker, for the shape is there, and
-what else it does is what spoils prompts. It costs nothing: a step reads one prompt or the other.
+what else it does is what spoils prompts. The opening can be guided more strongly than what follows: that makes a shape
+clearer, and contrast, which it harms elsewhere, is not decided yet. It costs nothing: a step reads one prompt or the
+other.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Opening:
     Args:
         share: of the schedule, from noise; 0 for no opening.
         rest: strength of the adapters afterwards, the subject's and the prompt's, for 1 in the opening.
+        guidance: least classifier-free guidance scale in the opening; 1 leaves it to the picture's own.
 
     Raises:
         InputError: a share that is none.
@@ -41,6 +44,7 @@ class Opening:
 
     share: float = 0.0
     rest: float = 1.0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         check_opening(self.share)
@@ -48,6 +52,10 @@ class Opening:
     def opens(self, prompt: str) -> bool:
         """Whether there is anything to a prompt that its opening lacks."""
         return self.share > 0 and opening_prompt(prompt) != prompt
+
+    def guided(self, guidance: float) -> float:
+        """The guidance scale in the opening of a picture with one of its own; where that is 1, none, there is none."""
+        return guidance if guidance == 1 else max(guidance, self.guidance)
 
     def strength(self, prompt: str) -> float:
         """Of the adapters once the prompt has taken over."""

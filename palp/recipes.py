@@ -64,5 +64,5 @@ def opening_of(base: str, share: float | None = None) -> Opening:
     Raises:
         InputError: a share that is none.
     """
-    own = Opening(0.4, 0.5) if base == "icons" else Opening()
+    own = Opening(0.4, 0.5, 7.5) if base == "icons" else Opening()
     return own if share is None else replace(own, share=share)

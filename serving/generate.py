@@ -110,11 +110,10 @@ def generate(
         check_refine(wanted, subject)
     model = open_base(base, device, dtype, base_config)
     check_steps(model, steps)
-    opens = opening_of(model.name, opening)
     guided = guidance_scale(model.name) if guidance is None else guidance
-    sampling = Sampling(steps, guided, scheduler, opens.share)
+    sampling = Sampling(steps, guided, scheduler, opening_of(model.name, opening))
     learned, adapters = _adapters(model, prompt, (subject, class_word), wanted, hypernet, refine)
-    request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, opens, model.fingerprint)
+    request = pictures.Request(prompt, seeds, adapters, learned, scales, sampling, model.fingerprint)
     _draw(model, request, paths, grid)
     _say(request, paths, grid, as_json)
 

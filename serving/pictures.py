@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,7 @@ class Request:
         adapters: one a prompt.
         subject: None for the bare base.
         scales: of both.
-        sampling: steps, guidance, scheduler.
-        opening: of the subject's pictures; one that was learned with a prompt has none.
+        sampling: steps, guidance, scheduler, and opening, which a subject that was learned with a prompt does not get.
         base: fingerprint.
     """
 
@@ -74,7 +73,6 @@ class Request:
     subject: NamedSubject | None
     scales: Scales
     sampling: Sampling
-    opening: Opening
     base: str
 
     def plan(self) -> list[Picture]:
@@ -86,7 +84,7 @@ class Request:
         """
         composed = cache(self._composed)
         aligned = self.subject is not None and is_aligned(self.subject.adapter)
-        opens, opening = Opening() if aligned else self.opening, self._composed(None, 1.0)
+        opens, opening = Opening() if aligned else self.sampling.opening, self._composed(None, 1.0)
         pictures = []
         for prompt, choice in zip(self.prompts, self.adapters, strict=True):
             adapter = composed(choice.adapter, opens.strength(prompt))
@@ -112,7 +110,8 @@ class Request:
         return compose(parts) if parts else None
 
     def _shared(self) -> dict[str, Any]:
-        facts = {"base": self.base, **asdict(self.sampling), "software": "palp-hyper"}
+        opening = self.sampling.opening
+        facts = {"base": self.base, **vars(self.sampling), "opening": opening.share, "software": "palp-hyper"}
         if self.subject is not None:
             facts |= {"subject": self.subject.name, "subject_adapter": self.subject.sha256}
             facts |= {"class_word": self.subject.class_word, "subject_scale": self.scales.subject}

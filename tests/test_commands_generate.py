@@ -102,7 +102,7 @@ def test_a_prompt_adapter_says_how_strong_the_subject_is_beside_it(
 def test_a_picture_opens_as_a_photo_of_the_subject_where_it_is_asked_to(
     command: tuple[object, ...], adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palp.recipes.opening_of", lambda name, share: Opening(share or 0.0, 0.25))
+    monkeypatch.setattr("palp.recipes.opening_of", lambda name, share: Opening(share or 0.0, 0.25, 9.0))
     cat = Adapter.load(adapters / "cat.safetensors")
     for prompt, opening in (("a sketch of [V]", 0.6), ("a sketch of [V]", 0.0), ("a photo of [V]", 0.6)):
         options = ("--subject", adapters / "cat.safetensors", "--prompt", prompt, "--opening", opening)
@@ -110,7 +110,7 @@ def test_a_picture_opens_as_a_photo_of_the_subject_where_it_is_asked_to(
         assert json.loads(printed)["pictures"][0]["opening"] == opening
         opens = opening == 0.6 and prompt != "a photo of [V]"
         picture = Picture(prompt, 0, cat.scaled(0.25) if opens else cat, cat if opens else None)
-        expected = to_images(draw(tiny_base("sd1"), [picture], Sampling(4, opening=opening)))[0]
+        expected = to_images(draw(tiny_base("sd1"), [picture], Sampling(4, opening=Opening(opening, guidance=9.0))))[0]
         assert np.abs(pixels(tmp_path / "a.png") - np.asarray(expected).astype(int)).max() <= 1  # rounding to 8 bits
 
 
@@ -124,7 +124,7 @@ def test_after_an_opening_a_prompt_adapter_is_as_weak_as_the_subject(
         PALP_SERVE, *command, *options, "--prompt-adapter", adapters / "snow.safetensors", "--out", tmp_path / "a.png"
     )
     both = compose([(cat, 0.5), (snow, 0.5)])
-    expected = draw(tiny_base("sd1"), [Picture("a sketch of [V]", 0, both, cat)], Sampling(4, opening=0.6))
+    expected = draw(tiny_base("sd1"), [Picture("a sketch of [V]", 0, both, cat)], Sampling(4, opening=Opening(0.6)))
     assert np.abs(pixels(tmp_path / "a.png") - np.asarray(to_images(expected)[0]).astype(int)).max() <= 1  # 8 bits
 
 

@@ -13,6 +13,7 @@ from palp.base import Base, sample
 from palp.base.sample import classifier_free
 from palp.draw import BATCH, LATENTS, Picture, Sampling, batch_size, draw
 from palp.errors import AdapterMismatchError, InputError, UnknownPlaceholderError
+from palp.opening import Opening
 from tests.adapters import merged, random_adapter
 from tests.tiny import Kind, tiny_base
 
@@ -45,15 +46,15 @@ def test_an_opening_has_its_own_prompt_and_adapter_down_to_its_timestep() -> Non
     word = {"[V]": base.embedding_shapes()}
     adapter = random_adapter(spec(base, 2), 1, word)
     opening = replace(random_adapter(spec(base, 3), 2, word), placeholders=adapter.placeholders)
-    sampling = replace(SAMPLING, opening=0.5)
+    sampling = replace(SAMPLING, opening=Opening(0.5, guidance=4.0))
     opened, plain, bare = (Picture(prompt, 3, adapter, opening), Picture(prompt, 3, adapter), Picture("cat", 3))
     drawn = draw(base, [opened, plain, bare], sampling)
     guides = []
-    for text, part in (("a photo of [V]", opening), (prompt, adapter)):
+    for text, part, scale in (("a photo of [V]", opening, 4.0), (prompt, adapter, sampling.guidance)):
         twin = tiny_base("sd1")
         twin.unet.load_state_dict(merged(twin.unet, part).state_dict())
         state = twin.encode_prompts([text], adapter.placeholders)
-        guides.append(classifier_free(twin, state, twin.encode_prompts([""]), sampling.guidance))
+        guides.append(classifier_free(twin, state, twin.encode_prompts([""]), scale))
     seen: list[int] = []
 
     def guide(x_t: Tensor, t: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def test_refusals() -> None:
     base = tiny_base("sd1")
     adapter = random_adapter(spec(base, 2), 1)
     with pytest.raises(InputError, match=r"opening is 1\.5.* from 0 for none to 1"):
-        Sampling(opening=1.5)
+        Opening(1.5)
     with pytest.raises(UnknownPlaceholderError, match=r"\[V\]"):
         draw(base, [Picture("[V]", 0, adapter)], SAMPLING)
     other = random_adapter(AdapterSpec("other:1", base.sites(), 2, 2.0), 1)

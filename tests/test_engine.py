@@ -300,7 +300,7 @@ def test_a_picture_opens_as_a_photo_and_goes_on_as_asked(base: Base, engine: Bat
     drawn = [ear.done() for ear in ears]
     assert engine.drain(PATIENCE_S)
     for (picture, details), share in zip(drawn, (0.5, 0.0), strict=True):
-        sampling = Sampling(4, 3.0, opening=share)
+        sampling = Sampling(4, 3.0, opening=Opening(share))
         alike = to_images(draw(tiny_base("sd1"), [Picture(prompt, 0, adapter, adapter)], sampling))[0]
         assert abs(picture - np.asarray(alike).astype(int)).max() <= 1  # rounding to 8 bits
         assert details.notes["opening"] == str(share)
@@ -310,7 +310,7 @@ def test_a_picture_opens_as_a_photo_and_goes_on_as_asked(base: Base, engine: Bat
 def test_after_the_opening_a_subject_is_as_strong_as_the_bases_recipe_says(
     base: Base, engine: BatchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.engine.preparation.opening_of", lambda name, share: Opening(0.5, 0.25))
+    monkeypatch.setattr("serving.engine.preparation.opening_of", lambda name, share: Opening(0.5, 0.25, 4.0))
     ears = [Ear(), Ear()]
     for ear, prompt in zip(ears, ("a sketch of [V]", "a photo of [V]"), strict=True):
         engine.submit(PictureRequest(prompt, subject="s0", steps=4, guidance=3.0), ear)
@@ -319,7 +319,6 @@ def test_after_the_opening_a_subject_is_as_strong_as_the_bases_recipe_says(
     drawn = [ear.done()[0] for ear in ears]
     assert engine.drain(PATIENCE_S)
     assert engine.stats()["resident_slots"] == 2
-    for picture, alike in zip(
-        drawn, to_images(draw(tiny_base("sd1"), expected, Sampling(4, 3.0, opening=0.5))), strict=True
-    ):
+    sampling = Sampling(4, 3.0, opening=Opening(0.5, guidance=4.0))
+    for picture, alike in zip(drawn, to_images(draw(tiny_base("sd1"), expected, sampling)), strict=True):
         assert abs(picture - np.asarray(alike).astype(int)).max() <= 1  # rounding to 8 bits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from palp.opening import opening_ends, opening_prompt
+from palp.opening import Opening, opening_ends, opening_prompt
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_an_opening_keeps_the_subjects_and_what_is_beside_them(prompt: str, open
 
 def test_an_opening_is_the_noisiest_share_of_the_schedule() -> None:
     assert [opening_ends(1000, share) for share in (0.3, 0.7, 0.0, 1.0)] == [700, 300, 1000, 0]
+
+
+@pytest.mark.parametrize(("own", "there"), [(2.5, 7.5), (9.0, 9.0), (1.0, 1.0)])
+def test_an_opening_is_guided_at_least_so_much_where_there_is_guidance(own: float, there: float) -> None:
+    assert Opening(0.4, guidance=7.5).guided(own) == there
+    assert Opening(0.4).guided(own) == own

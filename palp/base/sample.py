@@ -87,16 +87,22 @@ def initial_noise(base: Base, seeds: Sequence[int]) -> Float[Tensor, "batch c h 
     return torch.stack(rows).to(base.device)
 
 
-def classifier_free(base: Base, text: TextState, null: TextState, guidance: float) -> Guide:
-    """Classifier-free guidance as one batched call of the denoiser; the text's keys and values are made here, once."""
-    if guidance == 1:
+def classifier_free(base: Base, text: TextState, null: TextState, guidance: float | Sequence[float]) -> Guide:
+    """Classifier-free guidance as one batched call of the denoiser; the text's keys and values are made here, once.
+
+    Args:
+        guidance: the scale, or one a sample; 1 for all of them asks the denoiser for nothing but the text.
+    """
+    scales = [guidance] if isinstance(guidance, int | float) else guidance
+    if set(scales) == {1}:
         alone = base.project(text)
         return lambda x_t, t: base.predict(x_t, t, alone)
     both = base.project(TextState.cat([null, text]))
+    scale = torch.tensor(scales, device=base.device)[:, None, None, None]
 
     def guide(x_t: Tensor, t: Tensor) -> Tensor:
         without, with_text = base.predict(x_t.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2)
-        return without + guidance * (with_text - without)
+        return without + scale * (with_text - without)
 
     return guide
 

@@ -109,7 +109,7 @@ def _adapters(shelf: Shelf, sums: Sequence[Parts]) -> dict[Parts, Adapter | None
 
 
 def _sampling(sampling: Sampling, plan: Plan) -> Sampling:
-    return replace(sampling, opening=OPENING.share) if plan.opening else sampling
+    return replace(sampling, opening=OPENING) if plan.opening else sampling
 
 
 def _batches(shots: Sequence[Shot], size: int) -> list[list[Shot]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def settings(study: Study) -> dict[str, Any]:
         "prompts": [target_prompt(target) for target in protocol.targets],
         "seeds": len(protocol.seeds),
         "photo_seeds": len(protocol.photo_seeds),
-        "sampling": vars(sampling),
+        "sampling": asdict(sampling),
         "training": shelf.recipes(),
         "choices": {name: dict(setting) for name, setting in study.choices.items()},
         "intervals": "95 % bootstrap over subjects",

@@ -39,12 +39,14 @@ class Stage:
 
     Args:
         slot: of its adapters.
+        guidance: scale; 1 where `text` has one row.
         text: what its rows of a batch read: with guidance the negative prompt, then the prompt; else the prompt.
             Projected through `slot`, so that no step makes the text's keys and values again.
         down_to: the least timestep that it is for.
     """
 
     slot: int
+    guidance: float
     text: TextState
     down_to: int = 0
 
@@ -56,7 +58,6 @@ class Drawing:
     Args:
         entry: whose it is.
         stages: its opening, if it has one, and what it is drawn with from there.
-        guidance: scale; 1 where a stage's text has one row.
         sampler: of diffusers, this picture's alone.
         latents: the sampler's.
         notes: how to draw it again.
@@ -71,7 +72,6 @@ class Drawing:
 
     entry: Entry
     stages: Sequence[Stage]
-    guidance: float
     sampler: Any
     latents: Float[Tensor, "1 c h w"]
     notes: Mapping[str, str]
@@ -169,7 +169,7 @@ def denoise(base: Base, slots: Slots, drawings: Sequence[Drawing], shared: Share
         outputs = base.predict(x_t, t, shared.of(drawings)).split(rows)
     first = [sum(rows[:i]) for i in range(len(rows))]
     return [
-        Prediction(x, t[i : i + 1], _guided(output, drawing.guidance))
+        Prediction(x, t[i : i + 1], _guided(output, drawing.stage.guidance))
         for x, i, output, drawing in zip(inputs, first, outputs, drawings, strict=True)
     ]
 

@@ -147,8 +147,8 @@ class Preparation:
             try:
                 if plan.subject is not None and opening.opens(request.prompt):
                     ends = opening_ends(len(self._base.schedule), opening.share)
-                    subject = self._subject_part(plan, 1.0)
-                    stages.append(self._stage(plan, opening_prompt(request.prompt), [subject], guidance, ends))
+                    subject, scale = self._subject_part(plan, 1.0), opening.guided(guidance)
+                    stages.append(self._stage(plan, opening_prompt(request.prompt), [subject], scale, ends))
                 parts = self._parts(plan, opening.strength(request.prompt))
                 stages.append(self._stage(plan, request.prompt, parts, guidance))
                 return self._drawing(plan, stages, guidance, opening)
@@ -196,7 +196,7 @@ class Preparation:
         slot = self.slots.acquire(parts)
         try:
             with self.slots.route(torch.full((len(text),), slot)):
-                return Stage(slot, self._base.project(text), down_to)
+                return Stage(slot, guidance, self._base.project(text), down_to)
         except BaseException:
             self.slots.release(slot)
             raise
@@ -207,7 +207,6 @@ class Preparation:
         return Drawing(
             entry=plan.entry,
             stages=stages,
-            guidance=guidance,
             sampler=sampler,
             latents=initial_noise(self._base, [request.seed]) * sampler.init_noise_sigma,
             notes=self._notes(plan, guidance, opening),
