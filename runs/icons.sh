@@ -10,7 +10,7 @@ case $size in
 full)
     plan=configs/corpus-icons.yaml out=runs/icons
     train=(--steps 1100 --samples-every 0 --set warm=150 --set tune=500 --set patience=0 --set validate_every=220)
-    evaluate=(--prompts 112 --subjects 3 --seeds 2 --multi-steps 300)
+    evaluate=(--prompts 48 --subjects 3 --seeds 2 --multi-steps 300)
     ;;
 tiny)
     plan=configs/corpus-icons-tiny.yaml out=runs/icons-tiny
