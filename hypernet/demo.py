@@ -96,7 +96,8 @@ def _ways(
         "PALP, trained for the prompt": Picture(prompt, demo.seed, aligned),
     }
     if first is not None:
-        ways["subject, opened as a photo of it"] = Picture(prompt, demo.seed, alone.scaled(rest), first)
+        ways["PALP, opened as a photo"] = Picture(prompt, demo.seed, aligned.scaled(rest), aligned)
+        ways["subject, opened as a photo"] = Picture(prompt, demo.seed, alone.scaled(rest), first)
     if predictor is not None:
         predicted = predictor.predict_adapter(prompt, demo.class_word)
         own, scale = strengths(predicted, rest=rest)

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from palp.errors import InputError
-from palp.prompts import PLACEHOLDER
+from palp.prompts import PLACEHOLDER, placeholders_in
 
 __all__ = ["Opening", "check_opening", "opening_ends", "opening_prompt"]
 
@@ -50,8 +50,12 @@ class Opening:
         check_opening(self.share)
 
     def opens(self, prompt: str) -> bool:
-        """Whether there is anything to a prompt that its opening lacks."""
-        return self.share > 0 and opening_prompt(prompt) != prompt
+        """Whether a prompt's opening has all its subjects, and lacks anything else.
+
+        A work of art that it names is no subject, and what was learned of it is needed whole: no opening.
+        """
+        opening = opening_prompt(prompt)
+        return self.share > 0 and opening != prompt and placeholders_in(opening) == placeholders_in(prompt)
 
     def guided(self, guidance: float) -> float:
         """The guidance scale in the opening of a picture with one of its own; where that is 1, none, there is none."""

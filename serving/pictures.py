@@ -15,11 +15,9 @@ from palp.adapter import Adapter
 from palp.compose import compose, strengths
 from palp.draw import Picture, Sampling
 from palp.errors import InputError
-from palp.opening import Opening
 from palp.settings import MOST_SEED
 from palp.sheets import contact_sheet, save_png
 from palp.words import check_words
-from serving.engine.predictions import is_aligned
 from serving.prompt_adapters import PromptAdapter
 from serving.subjects.named import NamedSubject
 
@@ -63,7 +61,7 @@ class Request:
         adapters: one a prompt.
         subject: None for the bare base.
         scales: of both.
-        sampling: steps, guidance, scheduler, and opening, which a subject that was learned with a prompt does not get.
+        sampling: steps, guidance, scheduler, and opening.
         base: fingerprint.
     """
 
@@ -83,8 +81,7 @@ class Request:
             AdapterMismatchError: subject and adapter are of two bases.
         """
         composed = cache(self._composed)
-        aligned = self.subject is not None and is_aligned(self.subject.adapter)
-        opens, opening = Opening() if aligned else self.sampling.opening, self._composed(None, 1.0)
+        opens, opening = self.sampling.opening, self._composed(None, 1.0)
         pictures = []
         for prompt, choice in zip(self.prompts, self.adapters, strict=True):
             adapter = composed(choice.adapter, opens.strength(prompt))

@@ -26,6 +26,22 @@ def test_an_opening_keeps_the_subjects_and_what_is_beside_them(prompt: str, open
     assert opening_prompt(prompt) == opening
 
 
+@pytest.mark.parametrize(
+    ("prompt", "opens"),
+    [
+        ("a sketch of [V]", True),
+        ("a sketch of [V1] and [V2] in a room", True),
+        ("a photo of [V]", False),
+        ("an oil painting of [V1] inspired by [V2] painting", False),
+        ("a tree in a forest", False),
+    ],
+)
+def test_a_prompt_opens_where_its_subjects_all_do_and_it_says_more(prompt: str, opens: bool) -> None:
+    assert Opening(0.4, 0.5).opens(prompt) is opens
+    assert Opening(0.4, 0.5).strength(prompt) == (0.5 if opens else 1.0)
+    assert not Opening().opens(prompt)
+
+
 def test_an_opening_is_the_noisiest_share_of_the_schedule() -> None:
     assert [opening_ends(1000, share) for share in (0.3, 0.7, 0.0, 1.0)] == [700, 300, 1000, 0]
 

@@ -153,6 +153,12 @@ def _joint(rule: str, key: str | None = None) -> Callable[[Cell], Plan]:
     return plan
 
 
+def _opened_palp(cell: Cell) -> Plan:
+    """PALP's own adapter whole in the opening, then weaker."""
+    [(need, _)] = _joint("palp")(cell).parts
+    return Plan(((need, OPENING.rest),), opening=((need, 1.0),))
+
+
 def residual(
     rule: str,
     *,
@@ -220,6 +226,7 @@ METHODS: Mapping[str, Method] = {
     "palp_fresh_noise": Method("PALP, fresh noise", _joint("palp_fresh_noise", "palp")),
     "palp_no_rescale": Method("PALP, no rescaling", _joint("palp_no_rescale", "palp")),
     "palp": Method("PALP", _joint("palp")),
+    "opened_palp": Method(f"PALP, opened, then × {OPENING.rest:g}", _opened_palp),
     "residual_palp": Method("residual, PALP", residual("palp")),
     "residual_composed": Method("residual, composed", residual("composed")),
     "residual_regional": Method("residual, regional", residual("regional")),

@@ -140,7 +140,7 @@ class Preparation:
             InputError: the adapters do not fit a slot.
         """
         request = plan.entry.request
-        opening = Opening() if _is_aligned(plan) else opening_of(self._base.name, request.opening)
+        opening = opening_of(self._base.name, request.opening)
         guidance = guidance_scale(self._base.name) if request.guidance is None else request.guidance
         stages: list[Stage] = []
         with _timed(plan.seconds, "compose"):
@@ -163,7 +163,7 @@ class Preparation:
             plan.said = "off"
         elif self._predictions is None:
             plan.said = "none: there is no hypernetwork"
-        elif _is_aligned(plan):
+        elif plan.subject is not None and is_aligned(plan.subject):
             plan.said = "none: the subject's adapter is aligned with a prompt already"
         elif len(placeholders_in(request.prompt)) != 1:
             plan.said = "none: the prompt does not name one [V]"
@@ -245,10 +245,6 @@ class Preparation:
             scale = f" × {request.prompt_adapter_scale:g}" if plan.prompt_part else ""
             notes["prompt_adapter"] = plan.said + scale
         return notes
-
-
-def _is_aligned(plan: Plan) -> bool:
-    return plan.subject is not None and is_aligned(plan.subject)
 
 
 @contextmanager
