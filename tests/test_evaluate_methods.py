@@ -64,6 +64,21 @@ def test_scaled_subjects_have_scaled_weights_and_the_same_word(trained: Study) -
         assert torch.equal(part.placeholders["[V]"]["text_encoder"], whole.placeholders["[V]"]["text_encoder"])
 
 
+def test_opened_methods_are_whole_in_the_opening_and_weaker_after_it() -> None:
+    rest = METHODS["opened"].plan(cell()).parts[0][1]
+    assert 0 < rest < 1
+    for method, alone, after in (
+        ("opened_whole", "subject", 1.0),
+        ("opened", "subject", rest),
+        ("opened_palp", "palp", rest),
+    ):
+        need = own_part(alone, cell())
+        assert METHODS[method].plan(cell()) == Plan(((need, after),), opening=((need, 1.0),))
+    (own, scale), *more = METHODS["opened_transferred"].plan(cell()).parts
+    assert (own, scale) == (own_part("subject", cell()), rest)
+    assert more == list(METHODS["transferred"].plan(cell()).parts[1:])
+
+
 def test_stopping_early_takes_the_same_training_after_half_its_steps(base: Base, trained: Study) -> None:
     from palp.train import Trainer
 

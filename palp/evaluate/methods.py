@@ -129,13 +129,12 @@ def _subject(scale: float = 1.0, share: float = 1.0) -> Callable[[Cell], Plan]:
     return lambda cell: Plan(((replace(subject_need(cell.subject), share=share), scale),))
 
 
-def _opened(rest: float, then: Callable[[Cell], Plan] | None = None) -> Callable[[Cell], Plan]:
-    """The subject's adapter whole in the opening; then weaker, or what another method draws with."""
+def _opened(first: Callable[[Cell], Plan], rest: float) -> Callable[[Cell], Plan]:
+    """The adapter of the subject, or of subject and prompt, whole in the opening; then weaker, with the others."""
 
     def plan(cell: Cell) -> Plan:
-        need = subject_need(cell.subject)
-        parts = ((need, rest),) if then is None else ((need, rest), *then(cell).parts[1:])
-        return Plan(parts, opening=((need, 1.0),))
+        (need, _), *others = first(cell).parts
+        return Plan(((need, rest), *others), opening=((need, 1.0),))
 
     return plan
 
@@ -151,12 +150,6 @@ def _joint(rule: str, key: str | None = None) -> Callable[[Cell], Plan]:
         return Plan(((need, 1.0),))
 
     return plan
-
-
-def _opened_palp(cell: Cell) -> Plan:
-    """PALP's own adapter whole in the opening, then weaker."""
-    [(need, _)] = _joint("palp")(cell).parts
-    return Plan(((need, OPENING.rest),), opening=((need, 1.0),))
 
 
 def residual(
@@ -215,10 +208,10 @@ METHODS: Mapping[str, Method] = {
     "subject_early": Method("subject, stopped half-way", _subject(share=0.5)),
     "subject_0.8": Method("subject × 0.8", _subject(0.8)),
     "subject_0.6": Method("subject × 0.6", _subject(0.6)),
-    "opened_whole": Method("opened as a photo", _opened(1.0)),
-    "opened": Method(f"opened, then × {OPENING.rest:g}", _opened(OPENING.rest)),
+    "opened_whole": Method("opened as a photo", _opened(_subject(), 1.0)),
+    "opened": Method(f"opened, then × {OPENING.rest:g}", _opened(_subject(), OPENING.rest)),
     "opened_transferred": Method(
-        "… and residual of other subjects", _opened(OPENING.rest, residual(RESIDUAL, transferred=True))
+        "… and residual of other subjects", _opened(residual(RESIDUAL, transferred=True), OPENING.rest)
     ),
     "unguided": Method("PALP's schedule, λ = 0", _unguided),
     "sds": Method("SDS", _joint("sds")),
@@ -226,7 +219,7 @@ METHODS: Mapping[str, Method] = {
     "palp_fresh_noise": Method("PALP, fresh noise", _joint("palp_fresh_noise", "palp")),
     "palp_no_rescale": Method("PALP, no rescaling", _joint("palp_no_rescale", "palp")),
     "palp": Method("PALP", _joint("palp")),
-    "opened_palp": Method(f"PALP, opened, then × {OPENING.rest:g}", _opened_palp),
+    "opened_palp": Method(f"PALP, opened, then × {OPENING.rest:g}", _opened(_joint("palp"), OPENING.rest)),
     "residual_palp": Method("residual, PALP", residual("palp")),
     "residual_composed": Method("residual, composed", residual("composed")),
     "residual_regional": Method("residual, regional", residual("regional")),
