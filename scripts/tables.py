@@ -178,6 +178,7 @@ TABLES = {
         {f"{count} prompts": f"{count} prompts" for count in (32, 64, 128, 256, 400)},
     ),
     "palp-icons": COMPARISON,
+    "palp-icons-opened": COMPARISON,
     "palp-icons-rivals": COMPARISON,
     "gate0-icons": Table(
         {
