@@ -3,8 +3,9 @@
 Before: a prediction for a prompt that was never asked for, its installing with the subject in a slot, and the text's
 keys and values, against one denoising step and a picture's time (goals: at most one step, and 5 %). A step: subject
 and prompt adapter in a slot against the bare base (goal: at most 1.05), and in the weights, as the engine has them in
-a batch of one slot, for as few steps as it does that for; beside diffusers' denoiser with the same two adapters by
-`set_adapters`, which is PEFT unmerged, without them, and fused. The hypernetwork is random unless given.
+a batch of one slot where that pays, for as few steps as it tries that for; beside diffusers' denoiser with the same
+two adapters by `set_adapters`, which is PEFT unmerged, without them, and fused. The hypernetwork is random unless
+given.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from palp.adapter import Adapter
 from palp.base import Base, TextState, load_base
 from palp.evaluate.intervals import estimate
 from palp.recipes import recipe
-from serving.engine.easel import MERGE_FOR
+from serving.engine.merging import MERGE_FOR
 from serving.engine.predictions import Network, Predictions
 from serving.engine.slots import BARE, Part, Slots
 

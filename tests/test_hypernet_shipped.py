@@ -55,7 +55,7 @@ def test_the_demonstration_shows_it_beside_what_is_trained(predictor: Predictor,
     sheet = run_demo(predictor.base, tmp_path, Demo(prompts=(prompt,), steps=1), no_bar)
     with Image.open(sheet) as image:
         width, height = image.size
-        pictures = [np.asarray(image)[-SIDE - GAP : -GAP, x : x + SIDE] for x in range(width - 6 * CELL, width, CELL)]
-    assert width == LABEL_WIDTH + 2 * GAP + 6 * CELL
+        pictures = [np.asarray(image)[-SIDE - GAP : -GAP, x : x + SIDE] for x in range(width - 7 * CELL, width, CELL)]
+    assert width == LABEL_WIDTH + 2 * GAP + 7 * CELL
     assert height > SIDE
-    assert len({picture.tobytes() for picture in pictures}) == 6
+    assert len({picture.tobytes() for picture in pictures}) == 7

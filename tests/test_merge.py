@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from palp.draw import Picture, Sampling, draw
 from palp.merge import Merge
 from palp.sheets import to_images
 from serving.contract import PictureRequest
-from serving.engine.easel import MERGE_FOR, Easel
+from serving.engine.easel import Easel
 from serving.engine.entry import Entry
+from serving.engine.merging import KNOWN, MERGE_FOR, MergeCosts
 from serving.engine.settings import EngineSettings
 from serving.engine.slots import BARE, Slots
 from tests.adapters import Tolerance
@@ -95,6 +97,16 @@ def test_a_merge_that_fails_leaves_the_base(monkeypatch: pytest.MonkeyPatch) -> 
     assert_untouched(base, before)
 
 
+@pytest.fixture
+def merging(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether merges pay, whatever this machine's times are; then they do for `MERGE_FOR` steps."""
+
+    def set_to(pays: bool) -> None:
+        monkeypatch.setattr(MergeCosts, "pays", lambda costs, rows, left: pays and left >= MERGE_FOR)
+
+    return set_to
+
+
 def easel(base: Base, root: Path, most: int = 2) -> Easel:
     settings = EngineSettings(max_batch=most, slots=2 * most, subject_rank=2)
     return Easel(base, library_of(base, root), None, settings, Entry.tell, lambda name, value: None)
@@ -106,7 +118,8 @@ def take(own: Easel, request: PictureRequest) -> Ear:
     return ear
 
 
-def test_the_engine_merges_what_it_draws_alone_and_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_merges_what_it_draws_alone_and_for_long(tmp_path: Path, merging: Callable[[bool], None]) -> None:
+    merging(True)
     base = tiny_base("sd1")
     before = weights(base)
     own = easel(base, tmp_path)
@@ -129,7 +142,7 @@ def test_the_engine_merges_what_it_draws_alone_and_for_long(tmp_path: Path, monk
     assert MERGE_FOR < 6
     own.close()
     assert_untouched(base, before)
-    monkeypatch.setattr("serving.engine.easel.MERGE_FOR", 1000)
+    merging(False)
     plain = easel(base, tmp_path / "again")
     expected = drawn(plain)
     assert not any(merged)
@@ -139,7 +152,10 @@ def test_the_engine_merges_what_it_draws_alone_and_for_long(tmp_path: Path, monk
     assert slots.merged == BARE
 
 
-def test_a_slot_that_is_written_again_does_not_stay_in_the_weights(tmp_path: Path) -> None:
+def test_a_slot_that_is_written_again_does_not_stay_in_the_weights(
+    tmp_path: Path, merging: Callable[[bool], None]
+) -> None:
+    merging(True)
     base = tiny_base("sd1")
     own = easel(base, tmp_path, most=1)
     own._preparation.slots.close()
@@ -156,7 +172,9 @@ def test_a_slot_that_is_written_again_does_not_stay_in_the_weights(tmp_path: Pat
     own.close()
 
 
-def test_merging_is_no_coarser_than_a_slot_in_short_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merging_is_no_coarser_than_a_slot_in_short_types(tmp_path: Path, merging: Callable[[bool], None]) -> None:
+    merging(True)
+
     def drawn(dtype: torch.dtype, where: str) -> Any:
         own = easel(tiny_base("sd1", dtype), tmp_path / where)
         ears = []
@@ -168,8 +186,50 @@ def test_merging_is_no_coarser_than_a_slot_in_short_types(tmp_path: Path, monkey
         return np.stack([ear.done()[0] for ear in ears]).astype(float)
 
     merged = drawn(torch.bfloat16, "merged")
-    monkeypatch.setattr("serving.engine.easel.MERGE_FOR", 1000)
+    merging(False)
     in_slot, exact = drawn(torch.bfloat16, "slot"), drawn(torch.float32, "exact")
     error, error_in_slot = (np.sqrt(((side - exact) ** 2).mean()) for side in (merged, in_slot))
     assert not np.array_equal(merged, in_slot)
     assert 0 < error < 1.5 * error_in_slot
+
+
+def test_a_merge_is_tried_after_a_few_steps_in_the_slot() -> None:
+    costs = MergeCosts()
+    for _ in range(KNOWN):
+        assert not costs.pays(2, 100)
+        costs.stepped(2, False, 1.0)
+    assert not costs.pays(2, MERGE_FOR - 1)
+    assert costs.pays(2, MERGE_FOR)
+    assert not costs.pays(4, 100)  # nothing is known of so many rows
+
+
+def test_a_merge_is_chosen_by_what_it_costs_and_saves() -> None:
+    costs = MergeCosts()
+    for slower in (2.0, 0.0, 0.5):  # the first is that of an installing, another one of other work
+        costs.stepped(2, False, 1.0 + slower)
+        costs.stepped(2, True, 0.75 + slower)
+        costs.merged(1.0 + slower)
+    assert not costs.pays(2, 4)  # four times .25 saved, and 1.0 to pay
+    assert costs.pays(2, 5)
+
+
+def test_a_merge_that_saves_nothing_is_never_chosen() -> None:
+    costs = MergeCosts()
+    for _ in range(KNOWN):
+        costs.stepped(2, False, 1.0)
+        costs.stepped(2, True, 1.01)
+        costs.merged(0.01)
+    assert not costs.pays(2, 1000)
+
+
+def test_the_engine_measures_both_kinds_of_steps(tmp_path: Path) -> None:
+    own = easel(tiny_base("sd1"), tmp_path)
+    take(own, PictureRequest("a [V]", subject="s0", steps=KNOWN + MERGE_FOR + 1))
+    merged = []
+    while own.busy:
+        own.step(0.0)
+        merged.append(own._preparation.slots.merged != BARE)
+    assert merged == [False] * KNOWN + [True] * (MERGE_FOR + 1)
+    assert [len(times) for times in own._costs._steps.values()] == [KNOWN, MERGE_FOR + 1]
+    assert len(own._costs._merges) == 1
+    own.close()

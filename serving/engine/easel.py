@@ -18,6 +18,7 @@ from serving.contract import Done, Event, Failed, PictureRequest, Step
 from serving.engine.admission import Admission
 from serving.engine.drawing import Drawing, Prediction, SharedText, denoise
 from serving.engine.entry import Entry
+from serving.engine.merging import MergeCosts
 from serving.engine.predictions import Predictions
 from serving.engine.preparation import Plan, Preparation
 from serving.engine.rate import Rate
@@ -31,7 +32,6 @@ __all__ = ["Easel"]
 
 logger = logging.getLogger(__name__)
 
-MERGE_FOR = 4  # steps; a merge takes about as long as it saves at each of them (benchmarks/merging.py)
 COMPRESSION = 3  # of PNG files: they are made on the engine's thread, where time is dearer than bytes
 
 
@@ -61,7 +61,7 @@ class Easel:
         self._drawings: list[Drawing] = []
         self._shared = SharedText()
         self._lesson: tuple[Plan, Generator[None, None, Adapter]] | None = None
-        self.rate = Rate()
+        self.rate, self._costs = Rate(), MergeCosts()
 
     @property
     def busy(self) -> bool:
@@ -129,7 +129,7 @@ class Easel:
         Args:
             started: when the work for this step began, by `time.monotonic`.
         """
-        self._preparation.slots.merge(self._worth_merging())
+        self._merge()
         if self._lesson is not None:
             self._learn(*self._lesson)
         if self._drawings:
@@ -158,18 +158,38 @@ class Easel:
             self._fail(plan.entry, error)
         plan.seconds["refine"] = plan.seconds.get("refine", 0.0) + time.monotonic() - started
 
-    def _worth_merging(self) -> int:
-        """The slot that every picture goes through, if they do for long enough; a refinement needs the base bare."""
+    def _merge(self) -> None:
+        """Have the slot that every picture goes through in the base's weights, where that pays."""
+        slots, slot = self._preparation.slots, self._only_slot()
+        if slot == slots.merged:
+            return
+        if slot == BARE or not self._costs.pays(self._rows, max(drawing.left for drawing in self._drawings)):
+            slots.merge(BARE)
+            return
+        before = time.monotonic()
+        slots.merge(slot)
+        self._synchronize()
+        self._costs.merged(time.monotonic() - before)
+
+    def _only_slot(self) -> int:
+        """The slot of every picture, `BARE` where there are several; a refinement needs the base bare."""
         slots = {drawing.stage.slot for drawing in self._drawings}
-        if len(slots) != 1 or self._lesson is not None:
-            return BARE
-        left = max(drawing.left for drawing in self._drawings)
-        slot = slots.pop()
-        return slot if left >= MERGE_FOR or slot == self._preparation.slots.merged else BARE
+        return slots.pop() if len(slots) == 1 and self._lesson is None else BARE
+
+    @property
+    def _rows(self) -> int:
+        """Of the denoiser's next call."""
+        return sum(len(drawing.stage.text) for drawing in self._drawings)
+
+    def _synchronize(self) -> None:
+        """Let a GPU finish, for what is timed."""
+        if self._base.device.type == "cuda":
+            torch.cuda.synchronize(self._base.device)
 
     def _denoise(self, started: float) -> None:
         """One step of every picture; the pictures of a slot lie side by side, which makes them one product."""
         self._drawings.sort(key=lambda drawing: drawing.stage.slot)
+        slot, rows, merged = self._only_slot(), self._rows, self._preparation.slots.merged
         before = time.monotonic()
         size = len(self._drawings)
         shares = sum(1 / drawing.steps for drawing in self._drawings)
@@ -180,9 +200,10 @@ class Easel:
                     drawing.estimate = self._base.schedule.to_x0(prediction.output, prediction.x_t, prediction.t)
             except Exception as error:
                 self._drop_failed(drawing, error)
-        if self._base.device.type == "cuda":
-            torch.cuda.synchronize(self._base.device)
+        self._synchronize()
         now = time.monotonic()
+        if slot != BARE:
+            self._costs.stepped(rows, slot == merged, now - before)
         for drawing in self._drawings:
             drawing.seconds["denoise"] = drawing.seconds.get("denoise", 0.0) + now - before
         self.rate.step(shares, now - started)
