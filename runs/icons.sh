@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From the embedded base to the shipped hypernetwork, in order: corpus, training, evaluation, export; each with its time.
 # Use: runs/icons.sh [tiny]     Killed at any moment, the same command goes on. Results are in runs/icons (runs/icons-tiny).
-# Time on two CPU cores: two to three hours; tiny, which learns next to nothing and shows that all works: two to four minutes.
+# Time on two CPU cores: two to three hours; tiny, which learns next to nothing and shows that all works: a minute, on slow cores four.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
