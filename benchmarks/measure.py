@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from palp.base import Base
+from palp.base.device import finish
 from palp.evaluate.intervals import Estimate, estimate
 from palp.evaluate.results import RESULTS, table, write_results
 
@@ -36,12 +37,6 @@ def take_turns(cases: Mapping[str, Callable[[], object]], repeats: int, device: 
             if turn >= 0:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
-
-
-def finish(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def ratio(times: Milliseconds, ours: str, peer: str, times_peer: float = 1.0) -> Estimate:

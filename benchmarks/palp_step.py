@@ -16,8 +16,9 @@ from unittest.mock import patch
 import torch
 
 from benchmarks import setting
-from benchmarks.measure import Rows, finish, milliseconds, ratio, report, take_turns
+from benchmarks.measure import Rows, milliseconds, ratio, report, take_turns
 from palp.base import Base, load_base
+from palp.base.device import finish
 from palp.optim import SlotOptimizer
 from palp.train import Step, Trainer, joint_job, losses
 from palp.train.denoisers import BankDenoisers

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hypernet.evaluate.rivals import refiner
 from hypernet.predict import Predictor
 from hypernet.stage import recipe_settings
+from palp.base.device import finish
 from palp.corpus import Corpus, CorpusPrompt
 from palp.evaluate.intervals import Estimate, estimate
 
@@ -37,8 +38,9 @@ def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: f
 
     steps = recipe_settings(corpus.recipe).steps
     training = refiner(predictor, corpus, [prompt], REPEATS + 1).run()
-    predict_ms = _measure(lambda: predictor.predict([prompt.text], [word]), REPEATS, 1000)
-    step_ms, palp_s = _measure(step, REPEATS, 1000), _measure(lambda: next(training), REPEATS, steps)
+    predict_ms = _measure(lambda: predictor.predict([prompt.text], [word]), base.device, REPEATS, 1000)
+    step_ms = _measure(step, base.device, REPEATS, 1000)
+    palp_s = _measure(lambda: next(training), base.device, REPEATS, steps)
     next(training, None)  # to its end, which takes the banks off the base
     return {
         "predict_ms": estimate(predict_ms),
@@ -48,19 +50,14 @@ def timings(predictor: Predictor, corpus: Corpus, prompt: CorpusPrompt, spent: f
     }
 
 
-def _measure(work: Callable[[], object], repeats: int, unit: float) -> NDArray[np.float64]:
+def _measure(work: Callable[[], object], device: torch.device, repeats: int, unit: float) -> NDArray[np.float64]:
     """Seconds times the unit of every run, after one for warming up."""
     work()
-    _finish()
+    finish(device)
     seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
-        _finish()
+        finish(device)
         seconds.append(time.perf_counter() - begin)
     return unit * np.asarray(seconds)
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -8,7 +8,7 @@ import torch
 
 from palp.errors import InputError
 
-__all__ = ["fastest_dtype", "find_device", "find_dtype", "weights_dtype"]
+__all__ = ["fastest_dtype", "find_device", "find_dtype", "finish", "weights_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,6 +28,12 @@ def find_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"got device {name!r}, which is not here; give 'cpu' or leave it out") from error
     return device
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given, for what is timed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palp.adapter import Adapter
 from palp.base import Base
+from palp.base.device import finish
 from palp.errors import InputError, PalpError
 from palp.sheets import png_bytes, to_images
 from serving.contract import Done, Event, Failed, PictureRequest, Step
@@ -61,7 +62,8 @@ class Easel:
         self._drawings: list[Drawing] = []
         self._shared = SharedText()
         self._lesson: tuple[Plan, Generator[None, None, Adapter]] | None = None
-        self.rate, self._costs = Rate(), MergeCosts()
+        self._costs = MergeCosts()
+        self.rate = Rate()
 
     @property
     def busy(self) -> bool:
@@ -168,7 +170,7 @@ class Easel:
             return
         before = time.monotonic()
         slots.merge(slot)
-        self._synchronize()
+        finish(self._base.device)
         self._costs.merged(time.monotonic() - before)
 
     def _only_slot(self) -> int:
@@ -180,11 +182,6 @@ class Easel:
     def _rows(self) -> int:
         """Of the denoiser's next call."""
         return sum(len(drawing.stage.text) for drawing in self._drawings)
-
-    def _synchronize(self) -> None:
-        """Let a GPU finish, for what is timed."""
-        if self._base.device.type == "cuda":
-            torch.cuda.synchronize(self._base.device)
 
     def _denoise(self, started: float) -> None:
         """One step of every picture; the pictures of a slot lie side by side, which makes them one product."""
@@ -200,7 +197,7 @@ class Easel:
                     drawing.estimate = self._base.schedule.to_x0(prediction.output, prediction.x_t, prediction.t)
             except Exception as error:
                 self._drop_failed(drawing, error)
-        self._synchronize()
+        finish(self._base.device)
         now = time.monotonic()
         if slot != BARE:
             self._costs.stepped(rows, slot == merged, now - before)

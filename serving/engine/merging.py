@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 __all__ = ["MERGE_FOR", "MergeCosts"]
 
 MERGE_FOR = 4
-"""Steps that a merge is tried for while nobody knows its cost."""
+"""Steps that must be left for a merge to be tried while its cost is not known."""
 KNOWN = 3  # steps of a kind: the first after an installing is slower, so one alone says little
 KEPT = 16  # measurements of a kind, so that what was true long ago is forgotten
 
